@@ -1,0 +1,1 @@
+"""Columns to a float32 matrix and back: fitted on training rows only, and part of every model."""

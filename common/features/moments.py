@@ -1,0 +1,46 @@
+"""Mean and standard deviation that stay exact where the textbook formula cancels or overflows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Number = float | NDArray[np.float64]
+_SMALLEST_SCALE = 1e-300
+
+
+def mean_and_std(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and population standard deviation of finite `values`, shape (n,); (0, 0) when there are none.
+
+    The corrected two-pass algorithm (Chan, Golub and LeVeque, 1983) on values divided by a power of two, so
+    that neither a mean far from zero nor values near the largest float lose digits. Equal values give exactly
+    0.
+    """
+    if values.size == 0:
+        return 0.0, 0.0
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low, 0.0
+    exponent = math.frexp(max(-low, high))[1]
+    scaled = np.ldexp(values, -exponent)
+    mean = float(scaled.mean())
+    deviations = scaled - mean
+    offset = float(deviations.mean())
+    largest = float(np.abs(deviations).max())  # keeps the squares of tiny deviations above zero
+    spread = float(np.square((deviations - offset) / largest).mean())
+    return math.ldexp(mean + offset, exponent), math.ldexp(math.sqrt(spread) * largest, exponent)
+
+
+def usable_scale(std: float) -> float:
+    """What to divide by: the standard deviation, or 1 where it is zero or too small to divide by."""
+    return std if std > _SMALLEST_SCALE else 1.0
+
+
+def standardize(values: NDArray[np.float64], mean: _Number, scale: _Number) -> NDArray[np.float64]:
+    """(values - mean) / scale as a new array, computed in halves, since a difference of two floats can overflow."""
+    result = values * 0.5
+    result -= mean * 0.5
+    result /= scale * 0.5
+    return result

@@ -1,0 +1,1 @@
+"""The neural network: forward beside backward, over one flat vector of parameters."""

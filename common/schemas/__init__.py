@@ -1,0 +1,1 @@
+"""Frozen pydantic records: what is stored in Redis and spoken over HTTP."""

@@ -1,0 +1,59 @@
+"""Choices with options: objects with a `kind`, for which the bare kind may stand.
+
+A kind that belongs to the contract but is not built yet is refused as `not_supported_yet`; any other unknown
+one as `unknown_choice` with the list of those allowed. Both are told apart from a fault inside the options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic_core import PydanticCustomError
+
+
+def choice(built: tuple[str, ...], planned: tuple[str, ...] = ()) -> Callable[[object], object]:
+    """A validator to run before a tagged union: `"adam"` becomes `{"kind": "adam"}`, a kind not built is refused."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str):
+            value = {"kind": value}
+        if isinstance(value, dict):
+            kind = value.get("kind")
+            if kind in planned:
+                raise not_supported_yet(f"one of: {', '.join(built)}")
+            if kind not in built:
+                raise PydanticCustomError(
+                    "unknown_choice", "`kind` must be one of: {allowed}", {"allowed": ", ".join(built)}
+                )
+        return value
+
+    return check
+
+
+def word(built: tuple[str, ...], planned: tuple[str, ...]) -> Callable[[object], object]:
+    """The same for a choice without options, written as a bare string."""
+
+    def check(value: object) -> object:
+        if value in planned:
+            raise not_supported_yet(f"one of: {', '.join(built)}")
+        if value not in built:
+            raise PydanticCustomError("unknown_choice", "must be one of: {allowed}", {"allowed": ", ".join(built)})
+        return value
+
+    return check
+
+
+def not_supported_yet(expected: str) -> PydanticCustomError:
+    """The error for what the contract names and this version does not do; `expected` says what works today."""
+    return PydanticCustomError("not_supported_yet", "not supported yet; today: {expected}", {"expected": expected})
+
+
+def only_default(default: object) -> Callable[[object], object]:
+    """A validator for a field whose only value today is its default."""
+
+    def check(value: object) -> object:
+        if value != default or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise not_supported_yet("null" if default is None else str(default).lower())
+        return value
+
+    return check

@@ -1,0 +1,112 @@
+"""Training jobs as callers see them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from common.lifecycle import State
+from common.schemas.models import Task
+from common.schemas.record import Record, Time
+from common.schemas.training import TrainingRequest
+
+StopReason = Literal["target_reached", "epochs_done", "patience", "time_limit", "cancelled"]
+FailureCode = Literal[
+    "diverged",
+    "out_of_memory",
+    "bad_data",
+    "worker_lost",
+    "operator_limit",
+    "cluster_too_small",
+    "state_lost",
+    "internal",
+]
+EventKind = Literal["state", "progress", "checkpoint", "warning", "worker"]
+
+
+class Progress(Record):
+    """Where a run stands after its last whole epoch."""
+
+    fraction: float
+    """Of the epochs asked for; an early stop jumps to 1."""
+    epoch: int
+    """Epochs done."""
+    epochs: int
+    step: int
+    """Updates applied."""
+    rows_seen: int
+    rows_per_second: float
+    """Training rows over wall time since the first step, waits included."""
+    eta_seconds: float | None
+    """If all epochs are run."""
+    train_loss: float
+    validation_loss: float | None
+    best_epoch: int
+
+
+class JobError(Record):
+    """Why a job failed."""
+
+    code: FailureCode
+    message: str
+    hint: str | None = None
+
+
+class Job(Record):
+    """A training job."""
+
+    id: str
+    name: str | None
+    state: State
+    revision: int
+    """Rises with every change."""
+    attempt: int
+    created_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    queue_position: int | None = None
+    """0: next to start. Null when not queued."""
+    request: TrainingRequest
+    """In full, every default filled in."""
+    task: Task
+    progress: Progress | None = None
+    metrics: dict[str, float] | None = None
+    """Of the best weights so far, on the validation rows."""
+    stop_reason: StopReason | None = None
+    model_id: str | None = None
+    error: JobError | None = None
+    labels: dict[str, str] = {}
+
+
+class JobEvent(Record):
+    """Something that happened to a job."""
+
+    id: str
+    """Rises with every event of a job."""
+    kind: EventKind
+    at: Time
+    data: dict[str, object]
+
+
+class EpochMetrics(Record):
+    """One epoch of a run."""
+
+    epoch: int
+    seconds: float
+    """Since the first step."""
+    train_loss: float
+    validation_loss: float | None
+    metrics: dict[str, float]
+
+
+class DryRun(Record):
+    """What a training request would do."""
+
+    valid: bool
+    errors: list[dict[str, str]]
+    task: Task | None = None
+    parameters: int | None = None
+    memory_bytes: int | None = None
+    rows: int | None = None
+    features: int | None = None
+    classes: int | None = None
+    warnings: list[str] = []

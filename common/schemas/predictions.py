@@ -1,0 +1,28 @@
+"""What a prediction asks and answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from common.schemas.models import Label
+from common.schemas.record import Record
+
+
+class PredictionRequest(Record):
+    """Instances to predict, each an object by column name, or an array in the order of the model's inputs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"instances": [{"sepal_length": 5.1, "species_group": "wild"}]}]}
+    )
+
+    instances: Annotated[list[dict[str, object] | list[object]], Field(min_length=1)]
+
+
+class Prediction(Record):
+    """A class with the probability of each, or a number."""
+
+    label: Label | None = None
+    probabilities: dict[str, float] | None = None
+    value: float | None = None

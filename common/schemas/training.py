@@ -1,0 +1,255 @@
+"""The training request: what a caller may ask for, with defaults that give a good model.
+
+Only `dataset_id` and `target` are required. Fields that the contract names and this version does not act on
+accept their default and refuse anything else as `not_supported_yet`: nothing is ever silently ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field
+from pydantic_core import PydanticCustomError
+
+from common.schemas.choice import choice, not_supported_yet, only_default, word
+from common.schemas.models import Task
+from common.schemas.record import Listed, Record
+
+MAX_LAYERS = 64
+MAX_UNITS = 65_536
+MAX_WORKERS = 64
+MAX_EPOCHS = 100_000
+MAX_BATCH = 1_000_000
+MAX_LABELS = 32
+
+Activation = Literal["relu", "sigmoid", "tanh"]
+_activation = word(
+    ("relu", "sigmoid", "tanh"),
+    ("leaky_relu", "elu", "gelu", "silu", "softplus", "maxout", "identity"),
+)
+Rate = Annotated[float, Field(ge=1e-12, le=1e12)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def clean_name(value: str) -> str:
+    """A name as it is stored: any printable text; control characters and direction overrides are refused."""
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character != "\u200d" for character in value):
+        raise PydanticCustomError("invalid_name", "must not hold control characters, line breaks or direction overrides")
+    return value
+
+
+Name = Annotated[str, Field(max_length=200), BeforeValidator(lambda v: clean_name(v) if isinstance(v, str) else v)]
+MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
+
+
+def slug(text: str) -> str | None:
+    """A model name made of free text: lower case, ASCII, hyphens for the rest; None when nothing is left of it."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._]+", "-", ascii_text).strip("-._")[:63] or None
+
+
+class Dense(Record):
+    """A fully connected layer: activation(inputs @ weights + bias), then dropout."""
+
+    kind: Literal["dense"] = "dense"
+    units: Annotated[int, Field(ge=1, le=MAX_UNITS)]
+    activation: Annotated[Activation, BeforeValidator(_activation)] = "relu"
+    dropout: Share = 0.0
+    """The share of outputs set to zero in each training step."""
+
+
+Layer = Annotated[
+    Dense, BeforeValidator(choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d")))
+]
+
+
+class NetworkShape(Record):
+    """The hidden layers; input and output widths follow from the data."""
+
+    layers: Annotated[Listed[Layer], Field(max_length=MAX_LAYERS)] = (
+        Dense(units=128),
+        Dense(units=64),
+    )
+    input_dropout: Annotated[float, BeforeValidator(only_default(0))] = 0.0
+    initializer: Annotated[None, BeforeValidator(only_default(None))] = None
+    """Null: He for relu, Glorot else."""
+
+
+class CrossEntropy(Record):
+    """The negative log-likelihood of the right class under a softmax."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, BeforeValidator(only_default(0))] = 0.0
+
+
+class MeanSquaredError(Record):
+    """The squared difference between output and standardized target, averaged."""
+
+    kind: Literal["mse"] = "mse"
+
+
+Loss = Annotated[
+    CrossEntropy | MeanSquaredError,
+    Discriminator("kind"),
+]
+_loss = BeforeValidator(
+    choice(
+        ("cross_entropy", "mse"),
+        ("quadratic", "mae", "huber", "quantile", "poisson"),
+    )
+)
+
+
+class Sgd(Record):
+    """Stochastic gradient descent; with momentum, velocity = momentum x velocity + gradient."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: Rate = 0.01
+    momentum: Share = 0.0
+
+
+class Adam(Record):
+    """Adam (Kingma and Ba, 2015, algorithm 1)."""
+
+    kind: Literal["adam"] = "adam"
+    learning_rate: Rate = 0.001
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+
+
+Optimizer = Annotated[Sgd | Adam, Discriminator("kind")]
+_optimizer = BeforeValidator(
+    choice(("sgd", "adam"), ("momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adamw"))
+)
+
+
+class Schedule(Record):
+    """How the learning rate changes over the epochs."""
+
+    kind: Literal["constant"] = "constant"
+
+
+_schedule = BeforeValidator(
+    choice(("constant",), ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up"))
+)
+
+
+class Regularization(Record):
+    """Penalties and limits on weights and gradients; none is built yet."""
+
+    l1: Annotated[float, BeforeValidator(only_default(0))] = 0.0
+    l2: Annotated[float, BeforeValidator(only_default(0))] = 0.0
+    weight_decay: Annotated[float, BeforeValidator(only_default(0))] = 0.0
+    max_norm: Annotated[None, BeforeValidator(only_default(None))] = None
+    clip_norm: Annotated[None, BeforeValidator(only_default(None))] = None
+    clip_value: Annotated[None, BeforeValidator(only_default(None))] = None
+
+
+class Training(Record):
+    """How long and in what steps."""
+
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 100
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
+    """Rows per step, over all workers. Null: 32 below 2,000 rows, 128 below 20,000, else 256."""
+    shuffle: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Null: drawn, and shown in the job."""
+    reproducible: Annotated[bool, BeforeValidator(only_default(False))] = False
+
+
+class RandomSplit(Record):
+    """Validation rows drawn at random; with `stratify`, class by class."""
+
+    kind: Literal["random"] = "random"
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    stratify: bool = True
+
+
+class NoSplit(Record):
+    """No validation rows: the training loss stands in for the validation loss."""
+
+    kind: Literal["none"] = "none"
+
+
+Validation = Annotated[RandomSplit | NoSplit, Discriminator("kind")]
+_validation = BeforeValidator(choice(("random", "none"), ("group", "time", "column", "dataset")))
+
+
+class Stopping(Record):
+    """When to stop before the last epoch. Losses are validation losses, or training losses without validation."""
+
+    target_loss: Annotated[float, Field(ge=0)] | None = None
+    """Stop when the loss is at or below it."""
+    target_error: Annotated[float, Field(ge=0)] | None = None
+    """Stop when the misclassified fraction (classes) or the root mean squared error in the target's own units
+    (numbers) is at or below it."""
+    patience: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = 10
+    """Stop after so many epochs without a better loss; null: never."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much a loss must be lower to count as better."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Stop after so much training time, keeping the best weights so far."""
+
+
+class Synchrony(Record):
+    """How workers and server keep step with each other."""
+
+    kind: Literal["synchronous"] = "synchronous"
+
+
+class Cluster(Record):
+    """How many processes take part."""
+
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 2
+    servers: Annotated[int, BeforeValidator(lambda v: _one_server(v))] = 1
+    synchrony: Annotated[
+        Synchrony, BeforeValidator(choice(("synchronous",), ("bounded_staleness", "local_steps")))
+    ] = Synchrony()
+
+
+def _one_server(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+        raise not_supported_yet("1")
+    if value != 1 or isinstance(value, bool):
+        raise PydanticCustomError("out_of_range", "must be a whole number of at least 1")
+    return value
+
+
+LabelText = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+
+
+class TrainingRequest(Record):
+    """A training request in full."""
+
+    dataset_id: Annotated[str, Field(max_length=100)]
+    target: Annotated[str, Field(min_length=1, max_length=1000)]
+    """The column to predict."""
+    name: Name | None = None
+    model_name: ModelName | None = None
+    """Null: made of the name, or of the data set's."""
+    task: Task | None = None
+    """Null: classification for a text or boolean target, or for whole numbers with at most 20 distinct values;
+    else regression."""
+    features: Annotated[Listed[str], Field(min_length=1)] | None = None
+    """The columns to learn from; null: all but the target."""
+    weight_column: Annotated[None, BeforeValidator(only_default(None))] = None
+    columns: Annotated[dict[str, object], BeforeValidator(only_default({}))] = {}
+    network: NetworkShape = NetworkShape()
+    loss: Annotated[Loss, _loss] | None = None
+    """Null: cross-entropy for classes, mean squared error for numbers."""
+    class_weights: Annotated[None, BeforeValidator(only_default(None))] = None
+    optimizer: Annotated[Optimizer, _optimizer] = Adam()
+    schedule: Annotated[Schedule, _schedule] = Schedule()
+    regularization: Regularization = Regularization()
+    training: Training = Training()
+    validation: Annotated[Validation, _validation] = RandomSplit()
+    stopping: Stopping = Stopping()
+    cluster: Cluster = Cluster()
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher starts first."""
+    labels: Annotated[dict[LabelText, Annotated[str, Field(max_length=200)]], Field(max_length=MAX_LABELS)] = {}
+    base_model_id: Annotated[None, BeforeValidator(only_default(None))] = None

@@ -1,0 +1,105 @@
+"""All settings, read once from CHAINRULE_* variables by the composition root of each process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import CannotStart
+
+PREFIX = "CHAINRULE_"
+CLIENT_VARIABLES = {"CHAINRULE_URL", "CHAINRULE_KEY"}
+"""Read by the command line when it speaks to a server; no settings of the server."""
+STACK_VARIABLE = "CHAINRULE_STACK"
+"""Set by `chainrule up` in all that it starts, so that a later start finds what was left running."""
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; each field is the CHAINRULE_ variable of the same name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    redis_url: str | None = None
+    """The Redis to use, e.g. redis://host:6379/0. Unset: an embedded one."""
+    ray_address: str | None = None
+    """The Ray cluster to use, e.g. ray-head:6379. Unset: a local Ray of our own."""
+    host: str = "127.0.0.1"
+    """The address the API binds to. Beyond loopback it needs an API key first: `chainrule keys create`."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The port of the API; 0 takes a free one."""
+    state_dir: Path = Path("~/.chainrule")
+    """Where the embedded stack keeps its database, data sets and logs."""
+    data_url: str | None = None
+    """The folder of the uploaded data sets, shared by all processes. Unset: `data` below the state directory."""
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
+    """Largest data set that may be uploaded, in bytes."""
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
+    """Largest body of any other request, in bytes."""
+    max_predict_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Largest body of a prediction, in bytes."""
+    max_predict_rows: Annotated[int, Field(ge=1)] = 100_000
+    """Most rows in one prediction."""
+    max_columns: Annotated[int, Field(ge=1)] = 10_000
+    """Most columns of a data set."""
+    max_cells: Annotated[int, Field(ge=1)] = 2_000_000_000
+    """Most cells (rows x columns) of a data set."""
+    max_parameters: Annotated[int, Field(ge=1)] = 50_000_000
+    """Most parameters of a network."""
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
+    """Most jobs waiting at once."""
+    parser_memory_bytes: Annotated[int, Field(ge=2**28)] = 8 * 2**30
+    """Memory that reading one upload may take."""
+    parser_seconds: Annotated[int, Field(ge=1)] = 600
+    """Time that reading one upload may take."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 10.0
+    """How long the holder of a job may be silent before another supervisor takes the job over."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a job is started before it fails as `worker_lost`."""
+
+    @property
+    def state_path(self) -> Path:
+        """The state directory as an absolute path."""
+        return self.state_dir.expanduser().absolute()
+
+    @property
+    def data_path(self) -> Path:
+        """The folder that `data_url` names.
+
+        Raises:
+            CannotStart: the URL is of a kind that is not supported.
+
+        """
+        if self.data_url is None:
+            return self.state_path / "data"
+        url = urlsplit(self.data_url)
+        if url.scheme not in ("", "file") or url.netloc:
+            raise CannotStart(f"{PREFIX}DATA_URL must be a folder or a file:// URL of one.")
+        return Path(url.path).expanduser().absolute()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the API can be reached from this machine only."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings from the environment; `overrides` are options of the command line, None meaning not given.
+
+    Raises:
+        CannotStart: a variable is unknown or its value is not allowed; all of them are named.
+
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES | {STACK_VARIABLE}
+    complaints = [f"{name}: no such setting" for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
+    try:
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        complaints += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+    if complaints:
+        raise CannotStart("Settings are wrong. " + "; ".join(complaints) + ".")
+    return settings  # noqa: RUF100  # pyright: bound, or a complaint was raised

@@ -1,0 +1,100 @@
+"""The Redis client: how long it is patient, and what its errors mean here."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from importlib.resources import files
+from typing import Any, ParamSpec, TypeVar, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from common.errors import ChainruleError, CorruptRecord, StorageFull, StoreUnavailable
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Client = redis.Redis
+
+
+def connect(url: str, *, retries: int, timeout: float = 5.0) -> Client:
+    """A client that answers bytes and repeats a command `retries` times when the connection breaks.
+
+    Repeating is safe: every script is applied once per token, and all else is idempotent.
+    """
+    return cast(
+        "Client",
+        redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            health_check_interval=15,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), retries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
+        ),
+    )
+
+
+def explain(error: redis.RedisError) -> ChainruleError:
+    """What an error of the client means to whoever asked."""
+    text = str(error)
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
+        return StoreUnavailable("The store is out of reach.", hint="Try again in a few seconds.")
+    if isinstance(error, redis.OutOfMemoryError) or "OOM" in text or "MISCONF" in text:
+        return StorageFull("The store has no room left.", hint="Delete models or jobs, or give Redis more memory or disk.")
+    return CorruptRecord("The store holds something that is not a record.")
+
+
+def stored(method: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """Marks a method that speaks to Redis: it raises this product's errors, not the client's."""
+
+    @wraps(method)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        with _translated():
+            return method(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise explain(error) from error
+
+
+class Script:
+    """A Lua script of `scripts/`, whose opening comment names its keys and answers."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        source = files("common.store").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+        self._run = client.register_script(source)
+
+    def __call__(self, keys: Sequence[str], args: Sequence[str | int | float | bytes]) -> Any:  # noqa: ANN401
+        """Runs it; answers texts as `str`, numbers as `int`."""
+        answer = self._run(keys=keys, args=args)
+        return [_text(part) for part in answer] if isinstance(answer, list) else _text(answer)
+
+
+def _text(value: object) -> object:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def new_token() -> str:
+    """What makes one write recognizable when the client repeats it."""
+    return secrets.token_hex(8)
+
+
+def to_json(value: object) -> str:
+    """Compact JSON, refusing what JSON cannot say."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def pairs(fields: Mapping[str, str | int | float | bytes]) -> list[str | int | float | bytes]:
+    """Field, value, field, value, … as the scripts take them."""
+    return [part for pair in fields.items() for part in pair]

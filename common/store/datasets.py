@@ -1,0 +1,102 @@
+"""Descriptions of data sets in Redis; their bytes lie under the data URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from common.errors import Conflict, CorruptRecord, Invalid, NotFound
+from common.identifiers import is_id
+from common.schemas.datasets import Dataset
+from common.store import keys
+from common.store.client import Client, Script, stored
+from common.store.page import Page, newest_first
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The id of what was created, and whether an earlier request with the same Idempotency-Key did it."""
+
+    id: str
+    replayed: bool
+
+
+class DatasetStore:
+    """Creates, reads, lists and deletes data sets."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._create = Script(client, "create_dataset")
+        self._delete = Script(client, "delete_dataset")
+
+    @stored
+    def create(self, dataset: Dataset, *, idempotency_key: str | None = None, digest: str = "") -> Created:
+        """Publishes a data set; the store gives it the next version of its name.
+
+        Raises:
+            Invalid: the key was used for something else (`idempotency_key_reused`).
+
+        """
+        record = dataset.model_copy(update={"version": 0}).model_dump_json()
+        answer = self._create(
+            [
+                keys.dataset(dataset.id),
+                keys.DATASETS,
+                keys.dataset_versions(dataset.name),
+                keys.SEQUENCE,
+                keys.idempotency("datasets", idempotency_key) if idempotency_key else "",
+            ],
+            [dataset.id, record, digest],
+        )
+        if answer[0] == "reused":
+            raise reused()
+        return Created(answer[1], replayed=answer[0] == "replayed")
+
+    @stored
+    def get(self, dataset_id: str) -> Dataset:
+        """The data set of that id.
+
+        Raises:
+            NotFound: there is none.
+
+        """
+        raw = self._client.get(keys.dataset(dataset_id)) if is_id(dataset_id, "ds") else None
+        if raw is None:
+            raise NotFound("There is no such data set.", code="dataset_not_found")
+        return _read(raw)
+
+    @stored
+    def list(self, limit: int, cursor: str | None = None) -> Page[Dataset]:
+        """A page of data sets, newest first."""
+        page = newest_first(self._client, keys.DATASETS, limit, cursor)
+        raw = self._client.mget([keys.dataset(identifier) for identifier in page.data]) if page.data else []
+        return Page([_read(record) for record in raw if record is not None], page.next_cursor)
+
+    @stored
+    def delete(self, dataset_id: str) -> None:
+        """Removes the description.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: a job that has not ended reads it (`dataset_in_use`).
+
+        """
+        names = [keys.dataset(dataset_id), keys.DATASETS, keys.dataset_jobs(dataset_id)]
+        answer = self._delete(names, [dataset_id]) if is_id(dataset_id, "ds") else "missing"
+        if answer == "missing":
+            raise NotFound("There is no such data set.", code="dataset_not_found")
+        if answer == "in_use":
+            raise Conflict("A job that has not ended uses this data set.", code="dataset_in_use", hint="Cancel the job first.")
+
+
+def reused() -> Invalid:
+    """The error for an Idempotency-Key that comes again with another request."""
+    return Invalid("This Idempotency-Key was used for a different request.", code="idempotency_key_reused")
+
+
+def _read(raw: bytes) -> Dataset:
+    try:
+        return Dataset.model_validate_json(raw)
+    except ValidationError as error:
+        raise CorruptRecord("The description of a data set is damaged.") from error

@@ -1,0 +1,49 @@
+"""The folder of uploaded data sets: canonical Parquet files by id, and uploads on their way."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from common.errors import NotFound
+from common.identifiers import is_id
+
+
+class DataFolder:
+    """Names files; ids come from `new_id`, so no name of a caller ever becomes a path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Makes the folders, for their owner only."""
+        for folder in (self.root, self._uploads, self._datasets):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def sweep_uploads(self) -> None:
+        """Removes what an earlier life left half uploaded. Only for a folder that no other process writes to."""
+        for leftover in self._uploads.iterdir():
+            leftover.unlink(missing_ok=True)
+
+    def new_upload(self) -> Path:
+        """A fresh place for bytes that come in."""
+        return self._uploads / secrets.token_hex(16)
+
+    def dataset(self, dataset_id: str) -> Path:
+        """Where the rows of a data set lie.
+
+        Raises:
+            NotFound: that is no id of a data set.
+
+        """
+        if not is_id(dataset_id, "ds"):
+            raise NotFound("There is no such data set.", code="dataset_not_found")
+        return self._datasets / f"{dataset_id}.parquet"
+
+    @property
+    def _uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def _datasets(self) -> Path:
+        return self.root / "datasets"

@@ -1,0 +1,93 @@
+"""Every Redis key of the product, with its type.
+
+Numbers of a job never decrease: `seq` orders all jobs by submission, `revision` counts changes, `fence` counts
+holders, `lease` is raised by the holder while it lives.
+"""
+
+from __future__ import annotations
+
+ROOT = "chainrule:"
+
+# Strings
+SEQUENCE = ROOT + "sequence"  # counter: order of creation, over data sets, jobs and models
+
+# Sorted sets of ids, scored by their place in SEQUENCE
+DATASETS = ROOT + "datasets"
+JOBS = ROOT + "jobs"
+MODELS = ROOT + "models"
+
+# Sorted set of job ids, lowest score first: -priority x 2^40 + seq
+QUEUE = ROOT + "queue"
+
+# Hash: SHA-256 of an API key (hex) -> its name
+ACCESS_KEYS = ROOT + "access_keys"
+
+# Sorted set of supervisor ids (score unused); an entry counts while supervisor(id) exists
+SUPERVISORS = ROOT + "supervisors"
+
+
+def dataset(dataset_id: str) -> str:
+    """String: the record as JSON."""
+    return f"{ROOT}dataset:{dataset_id}"
+
+
+def dataset_jobs(dataset_id: str) -> str:
+    """Set: ids of jobs that have not ended and read this data set."""
+    return f"{ROOT}dataset:{dataset_id}:jobs"
+
+
+def dataset_versions(name: str) -> str:
+    """String, a counter: the newest version of that name."""
+    return f"{ROOT}dataset_name:{name}:version"
+
+
+def job(job_id: str) -> str:
+    """Hash: the fields of a job (JSON where they are not text or whole numbers), and `seq`, `fence`, `lease`,
+    `cancel` (1 once asked for) and `token` (of the last write, so that a repeated write is applied once)."""  # noqa: D209
+    return f"{ROOT}job:{job_id}"
+
+
+def job_events(job_id: str) -> str:
+    """Stream: fields `kind`, `at`, `data` (JSON)."""
+    return f"{ROOT}job:{job_id}:events"
+
+
+def job_metrics(job_id: str) -> str:
+    """Hash: epoch -> its metrics as JSON."""
+    return f"{ROOT}job:{job_id}:metrics"
+
+
+def jobs_in_state(state: str) -> str:
+    """Sorted set of job ids by seq."""
+    return f"{ROOT}jobs:state:{state}"
+
+
+def jobs_with_label(label: str) -> str:
+    """Sorted set of job ids by seq; `label` is `key:value`."""
+    return f"{ROOT}jobs:label:{label}"
+
+
+def idempotency(scope: str, key: str) -> str:
+    """Hash with `digest` and `id` of what an Idempotency-Key created; kept for a day."""
+    return f"{ROOT}idempotency:{scope}:{key}"
+
+
+def model(model_id: str) -> str:
+    """Hash: `record` (JSON), `version`, `document` (encoder, target and network as JSON), `weights` (float32,
+    little endian), `sha256` of document and weights. Without `version` it is not published, and expires."""  # noqa: D209
+    return f"{ROOT}model:{model_id}"
+
+
+def model_versions(name: str) -> str:
+    """Sorted set of model ids scored by version."""
+    return f"{ROOT}model_name:{name}:versions"
+
+
+def model_counter(name: str) -> str:
+    """String, a counter: the newest version ever given to that name."""
+    return f"{ROOT}model_name:{name}:counter"
+
+
+def supervisor(supervisor_id: str) -> str:
+    """String with an expiry: the last report of a supervisor as JSON. Only for show: no decision rests on it."""
+    return f"{ROOT}supervisor:{supervisor_id}"

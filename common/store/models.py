@@ -1,0 +1,155 @@
+"""Learned models in Redis, whole: the record, the document that describes the network and its features, the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from common.errors import CorruptRecord, NotFound
+from common.identifiers import is_id
+from common.schemas.models import Model
+from common.schemas.training import MODEL_NAME
+from common.store import keys
+from common.store.client import Client, Script, stored, to_json
+from common.store.page import Page, newest_first
+
+UNPUBLISHED_SECONDS = 3600
+"""How long weights stay that no job published: a run that dies between the two steps leaves nothing for good."""
+
+_REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,62})(@(?P<version>[1-9][0-9]{0,8}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model with all that is needed to predict."""
+
+    record: Model
+    document: dict[str, object]
+    """The encoder, the target and the network as JSON."""
+    weights: bytes
+    """float32, little endian, of the whole parameter vector."""
+
+
+class ModelStore:
+    """Saves, finds, lists and deletes models."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._delete = Script(client, "delete_model")
+
+    @stored
+    def save(self, model: StoredModel) -> None:
+        """Writes a model without publishing it: that is one step with the end of its job (`JobStore.succeed`)."""
+        document = to_json(model.document).encode()
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hset(
+                keys.model(model.record.id),
+                mapping={
+                    "record": model.record.model_dump_json(),
+                    "document": document,
+                    "weights": model.weights,
+                    "sha256": _checksum(document, model.weights),
+                },
+            )
+            pipeline.expire(keys.model(model.record.id), UNPUBLISHED_SECONDS)
+            pipeline.execute()
+
+    @stored
+    def resolve(self, reference: str) -> str:
+        """The id that a reference stands for: an id itself, a name (its newest version) or `name@3`.
+
+        Raises:
+            NotFound: there is no such model.
+
+        """
+        if is_id(reference, "mdl"):
+            return reference
+        match = _REFERENCE.match(reference)
+        if match is None:
+            raise _no_such_model()
+        index, version = keys.model_versions(match["name"]), match["version"]
+        found = self._client.zrangebyscore(index, version, version) if version else self._client.zrevrange(index, 0, 0)
+        if not found:
+            raise _no_such_model()
+        return str(found[0].decode())
+
+    @stored
+    def get(self, model_id: str) -> Model:
+        """The record of a published model.
+
+        Raises:
+            NotFound: there is none of that id.
+
+        """
+        record, version = self._client.hmget(keys.model(model_id), "record", "version") if is_id(model_id, "mdl") else (None, None)
+        if record is None or version is None:
+            raise _no_such_model()
+        return _read(record, version)
+
+    @stored
+    def load(self, model_id: str) -> StoredModel:
+        """A published model whole, checked against its checksum.
+
+        Raises:
+            NotFound: there is none of that id.
+            CorruptRecord: it does not read back as it was written (`model_corrupt`).
+
+        """
+        names = ("record", "version", "document", "weights", "sha256")
+        values = self._client.hmget(keys.model(model_id), *names) if is_id(model_id, "mdl") else [None] * len(names)
+        if values[0] is None or values[1] is None:
+            raise _no_such_model()
+        record, version, document, weights, checksum = values
+        if weights is None or document is None or _checksum(document, weights).encode() != checksum:
+            raise _corrupt()
+        try:
+            return StoredModel(_read(record, version), json.loads(document), weights)
+        except ValueError as error:
+            raise _corrupt() from error
+
+    @stored
+    def list(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
+        """A page of models, newest first; with `name`, of its versions."""
+        if name is not None and re.match(MODEL_NAME, name) is None:
+            return Page([], None)
+        page = newest_first(self._client, keys.model_versions(name) if name else keys.MODELS, limit, cursor)
+        pipeline = self._client.pipeline(transaction=False)
+        for model_id in page.data:
+            pipeline.hmget(keys.model(model_id), "record", "version")
+        found = [_read(record, version) for record, version in pipeline.execute() if record and version]
+        return Page(found, page.next_cursor)
+
+    @stored
+    def delete(self, model_id: str) -> None:
+        """Removes a model.
+
+        Raises:
+            NotFound: there is none of that id.
+
+        """
+        model = self.get(model_id)
+        if not self._delete([keys.model(model_id), keys.MODELS, keys.model_versions(model.name)], [model_id]):
+            raise _no_such_model()
+
+
+def _checksum(document: bytes, weights: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(document).digest() + weights).hexdigest()
+
+
+def _no_such_model() -> NotFound:
+    return NotFound("There is no such model.", code="model_not_found")
+
+
+def _corrupt() -> CorruptRecord:
+    return CorruptRecord("The stored model is damaged.", code="model_corrupt", hint="Train it again from its job.")
+
+
+def _read(record: bytes, version: bytes) -> Model:
+    try:
+        return Model.model_validate_json(record).model_copy(update={"version": int(version)})
+    except (ValueError, ValidationError) as error:
+        raise _corrupt() from error

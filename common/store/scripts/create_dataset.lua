@@ -1,0 +1,20 @@
+-- Publishes a data set, or answers with the one that the same Idempotency-Key created before.
+-- KEYS: 1 dataset (string)  2 datasets (zset)  3 dataset version counter  4 sequence (counter)  5 idempotency (hash, or "")
+-- ARGV: 1 id  2 record (JSON, its version 0)  3 digest
+-- Answers {"ok", id} | {"replayed", id} | {"reused"}
+if KEYS[5] ~= "" then
+  local digest = redis.call("HGET", KEYS[5], "digest")
+  if digest then
+    if digest ~= ARGV[3] then return {"reused"} end
+    return {"replayed", redis.call("HGET", KEYS[5], "id")}
+  end
+end
+if redis.call("EXISTS", KEYS[1]) == 1 then return {"ok", ARGV[1]} end
+local version = redis.call("INCR", KEYS[3])
+redis.call("SET", KEYS[1], (string.gsub(ARGV[2], '"version":0', '"version":' .. version, 1)))
+redis.call("ZADD", KEYS[2], redis.call("INCR", KEYS[4]), ARGV[1])
+if KEYS[5] ~= "" then
+  redis.call("HSET", KEYS[5], "digest", ARGV[3], "id", ARGV[1])
+  redis.call("EXPIRE", KEYS[5], 86400)
+end
+return {"ok", ARGV[1]}

@@ -1,0 +1,42 @@
+-- One compare-and-set move of a job, guarded by the fence of its holder, leaving one event; applied once per token.
+-- KEYS: 1 job (hash)  2 queue (zset)  3 jobs:state:<new> (zset)  4 dataset jobs (set)  5 job events (stream)
+--       6 prefix of jobs:state:*  7 model (hash, or "")  8 models (zset)  9 model versions (zset)
+--       10 model counter  11 sequence (counter)
+-- ARGV: 1 job id  2 new state  3 states it may come from, comma separated  4 fence expected, or ""
+--       5 now  6 token  7 event data (JSON)  8 "1" to raise the fence  9 "1" to raise the attempt
+--       10 "1" if the new state is terminal  11 model id, or ""  12 "1" to refuse when a cancel was asked for
+--       13... field, value pairs to set
+-- Answers {"ok", fence, revision} | {"missing"} | {"fenced"} | {"state", current} | {"cancelled"}
+local state = redis.call("HGET", KEYS[1], "state")
+if not state then return {"missing"} end
+if redis.call("HGET", KEYS[1], "token") == ARGV[6] then
+  return {"ok", redis.call("HGET", KEYS[1], "fence"), redis.call("HGET", KEYS[1], "revision")}
+end
+if ARGV[4] ~= "" and redis.call("HGET", KEYS[1], "fence") ~= ARGV[4] then return {"fenced"} end
+if not string.find("," .. ARGV[3] .. ",", "," .. state .. ",", 1, true) then return {"state", state} end
+if ARGV[12] == "1" and redis.call("HEXISTS", KEYS[1], "cancel") == 1 then return {"cancelled"} end
+
+local id, seq = ARGV[1], tonumber(redis.call("HGET", KEYS[1], "seq"))
+redis.call("HSET", KEYS[1], "state", ARGV[2], "token", ARGV[6])
+for i = 13, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
+if ARGV[8] == "1" then redis.call("HINCRBY", KEYS[1], "fence", 1) end
+if ARGV[9] == "1" then redis.call("HINCRBY", KEYS[1], "attempt", 1) end
+redis.call("ZREM", KEYS[6] .. state, id)
+redis.call("ZADD", KEYS[3], seq, id)
+if ARGV[2] == "queued" then
+  redis.call("ZADD", KEYS[2], seq - tonumber(redis.call("HGET", KEYS[1], "priority")) * 1099511627776, id)
+else
+  redis.call("ZREM", KEYS[2], id)
+end
+if ARGV[10] == "1" then redis.call("SREM", KEYS[4], id) end
+if KEYS[7] ~= "" then
+  local version = redis.call("INCR", KEYS[10])
+  redis.call("HSET", KEYS[7], "version", version)
+  redis.call("PERSIST", KEYS[7])
+  redis.call("ZADD", KEYS[8], redis.call("INCR", KEYS[11]), ARGV[11])
+  redis.call("ZADD", KEYS[9], version, ARGV[11])
+  redis.call("HSET", KEYS[1], "model_id", ARGV[11])
+end
+redis.call("XADD", KEYS[5], "MAXLEN", "~", 2000, "*", "kind", "state", "at", ARGV[5], "data", ARGV[7])
+local revision = redis.call("HINCRBY", KEYS[1], "revision", 1)
+return {"ok", redis.call("HGET", KEYS[1], "fence"), revision}

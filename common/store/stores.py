@@ -1,0 +1,46 @@
+"""All stores over one client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from common.store.access import AccessStore
+from common.store.client import Client
+from common.store.datasets import DatasetStore
+from common.store.files import DataFolder
+from common.store.jobs import JobStore
+from common.store.models import ModelStore
+from common.store.supervisors import SupervisorStore
+
+
+def utc_now() -> datetime:
+    """The time written into records."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a process keeps and reads."""
+
+    client: Client
+    datasets: DatasetStore
+    jobs: JobStore
+    models: ModelStore
+    access: AccessStore
+    supervisors: SupervisorStore
+    files: DataFolder
+
+
+def open_stores(client: Client, files: DataFolder, now: Callable[[], datetime] = utc_now) -> Stores:
+    """The stores of one process."""
+    return Stores(
+        client=client,
+        datasets=DatasetStore(client),
+        jobs=JobStore(client, now),
+        models=ModelStore(client),
+        access=AccessStore(client),
+        supervisors=SupervisorStore(client),
+        files=files,
+    )

@@ -1,0 +1,1 @@
+"""The front door: HTTP in, records out. Never imports Ray or `worker`."""

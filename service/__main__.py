@@ -1,0 +1,101 @@
+"""The composition root of an API process: `python -m service`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+
+import uvicorn
+
+from common.errors import CannotStart, ChainruleError
+from common.settings import Settings, read_settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.stores import Stores, open_stores
+from service.app import create_app
+from service.redis_server import check_redis
+
+_RETRIES = 4
+"""Repetitions of a command before a caller is told that the store is away: well under a second."""
+
+
+class _Server(uvicorn.Server):
+    """Tells whoever started it when it takes requests."""
+
+    ready_fd: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.ready_fd is not None and self.started:
+            os.write(self.ready_fd, b"ready\n")
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT; requests in work are answered first."""
+    parser = argparse.ArgumentParser(prog="chainrule serve", description="Run one API process.")
+    parser.add_argument("--fd", type=int, help="serve on this listening socket instead of binding one")
+    parser.add_argument("--ready-fd", type=int, help="write a line here once requests are taken")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings()
+        stores = _open(settings)
+        listener = socket.socket(fileno=arguments.fd) if arguments.fd is not None else bind(settings)
+    except ChainruleError as error:
+        sys.exit(error.message)
+    config = uvicorn.Config(
+        create_app(settings, stores),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=10,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+    server = _Server(config)
+    server.ready_fd = arguments.ready_fd
+    if arguments.fd is None:
+        host, port = listener.getsockname()[:2]
+        print(f"Chainrule answers at http://{host}:{port}", flush=True)  # noqa: T201
+    server.run(sockets=[listener])
+
+
+def _open(settings: Settings) -> Stores:
+    if settings.redis_url is None:
+        raise CannotStart("An API process needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
+    client = connect(settings.redis_url, retries=_RETRIES)
+    check_redis(client)
+    stores = open_stores(client, DataFolder(settings.data_path))
+    stores.files.prepare()
+    if not settings.is_loopback and not stores.access.digests():
+        raise CannotStart(
+            f"Without an API key, Chainrule binds to loopback only, not to {settings.host}. Make one: chainrule keys create"
+        )
+    return stores
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket at the address of the settings.
+
+    Raises:
+        CannotStart: the port is taken, or the address is not this machine's.
+
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        where = f"{settings.host}:{settings.port}"
+        raise CannotStart(f"Cannot listen on {where}: {error.strerror}. Choose another port with --port.") from error
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The composition root of the API."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from common.settings import Settings
+from common.store.stores import Stores
+from service import problems
+from service.middleware import BodyLimit, KeyRing, RequestId
+from service.predictor import Predictor
+from service.routes import datasets, health, jobs, models
+from service.routes.shared import Services, check_key
+
+_DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
+
+Errors are `application/problem+json` with a stable `code`. Lists take `limit` and `cursor`. A `POST` that creates
+takes an `Idempotency-Key`. When the operator has made API keys, every call needs `Authorization: Bearer <key>`."""
+
+LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+
+
+def create_app(settings: Settings, stores: Stores) -> FastAPI:
+    """The API over these stores."""
+    app = FastAPIOffline(title="Chainrule", version=version("chainrule"), description=_DESCRIPTION, redoc_url=None, separate_input_output_schemas=False)
+    app.state.services = Services(settings, stores, Predictor(stores.models), KeyRing(stores.access))
+    problems.install(app)
+    for router in (datasets.router, jobs.router, models.router):
+        app.include_router(router, dependencies=[Depends(check_key)])
+    app.include_router(health.router)
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    def limit(path: str) -> int:
+        if path.rstrip("/") == "/v1/datasets":
+            return settings.max_upload_bytes
+        return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
+
+    if settings.is_loopback:  # a web page that rebinds its name to this address sends its own name as Host
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS, www_redirect=False)
+    app.add_middleware(BodyLimit, limit=limit)
+    app.add_middleware(RequestId)
+    return app

@@ -1,0 +1,344 @@
+"""The `chainrule` command: the stack, and the API from a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from common.errors import ChainruleError
+from common.settings import read_settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.stores import open_stores
+from service.client import ApiClient, ApiError
+from service.ingest import DEFAULT_NULLS
+from service.stack import Stack
+
+app = typer.Typer(
+    help="Train neural networks over HTTP. CHAINRULE_URL and CHAINRULE_KEY say where the server is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="API keys of the server whose Redis CHAINRULE_REDIS_URL names.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
+Most = Annotated[int, typer.Option("--limit", min=1, help="Most lines.")]
+
+
+def main() -> None:
+    """The command."""
+    app()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Known errors are a message and exit status 1, not a traceback."""
+    try:
+        yield
+    except (ApiError, ChainruleError) as error:
+        err.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _client() -> ApiClient:
+    return ApiClient(os.environ.get("CHAINRULE_URL", "http://127.0.0.1:8000"), os.environ.get("CHAINRULE_KEY"))
+
+
+# The stack
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.", min=0, max=65535)] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where database, data sets and logs are kept.")] = None,
+) -> None:
+    """Start the whole stack here: Redis, Ray, a supervisor, the API. Ctrl-C ends it; the next start carries on."""
+    with _explained():
+        settings = read_settings(port=port, state_dir=state_dir)
+        out.print("Starting Redis, Ray, a supervisor and the API …")
+        Stack(settings, lambda text: out.print(text, markup=False)).run()
+
+
+@app.command()
+def serve() -> None:
+    """Run one API process, for a cluster; settings come from CHAINRULE_* variables."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "service"])  # noqa: S606
+
+
+@app.command()
+def work() -> None:
+    """Run one supervisor, for a cluster; settings come from CHAINRULE_* variables."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])  # noqa: S606
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Whose key it is.")] = "key",
+    if_none: Annotated[bool, typer.Option("--if-none", help="Only if there is no key yet.")] = False,
+    key_file: Annotated[Path | None, typer.Option(help="Accept the key in this file instead of making one.")] = None,
+) -> None:
+    """Make an API key and print it; only its hash is kept. With the first key, every call needs one."""
+    with _explained():
+        settings = read_settings()
+        if settings.redis_url is None:
+            raise ApiError("Set CHAINRULE_REDIS_URL to the server's Redis.")
+        access = open_stores(connect(settings.redis_url, retries=4), DataFolder(settings.data_path)).access
+        if if_none and access.digests():
+            return
+        if key_file is None:
+            out.print(access.create(name))
+            return
+        try:
+            access.add(_read_key(key_file), name)
+        except OSError as error:
+            raise ApiError(f"{key_file}: {error.strerror}") from error
+
+
+def _read_key(file: Path) -> str:
+    key = file.read_text().strip()
+    if len(key) < 32:  # a guessable key is worse than none: it looks like protection
+        raise ApiError(f"{file}: a key has at least 32 characters")
+    return key
+
+
+# The API
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    name: Annotated[str | None, typer.Option(help="Name of the job and its model; default: the file's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Gradient workers.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the rows.")] = None,
+    request: Annotated[Path | None, typer.Option(help="A JSON file with more of the training request.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a file, train a network on it, watch it, and name its model."""
+    with _explained():
+        client = _client()
+        body = _read_request(request)
+        name = name or file.stem
+        dataset = client.upload(file, name)
+        if not as_json:
+            out.print(f"{dataset['id']}: {dataset['rows']:,} rows, {len(dataset['columns'])} columns", markup=False)
+            for warning in dataset["warnings"]:
+                err.print(f"note: {warning}", markup=False)
+        body |= {"dataset_id": dataset["id"], "target": target, "name": name}
+        if workers is not None:
+            body["cluster"] = {**body.get("cluster", {}), "workers": workers}
+        if epochs is not None:
+            body["training"] = {**body.get("training", {}), "epochs": epochs}
+        _watch(client, client.submit(body)["id"], as_json=as_json)
+
+
+def _read_request(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        request = json.loads(file.read_text())
+    except OSError as error:
+        raise ApiError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ApiError(f"{file}: not JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise ApiError(f"{file}: must hold a JSON object")
+    return request
+
+
+@app.command()
+def watch(job_id: str, as_json: AsJson = False) -> None:
+    """Watch a job until it ends; exit status 0 if it succeeded."""
+    with _explained():
+        _watch(_client(), job_id, as_json=as_json)
+
+
+def _watch(client: ApiClient, job_id: str, *, as_json: bool) -> None:
+    job: dict[str, Any] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    with Progress(*columns, console=err, disable=as_json) as bar:
+        task = bar.add_task("queued", total=1.0, line="")
+        for job in client.follow(job_id):
+            progress = job["progress"]
+            if progress:
+                bar.update(task, completed=progress["fraction"], line=progress_line(job))
+            bar.update(task, description=job["state"])
+    if as_json:
+        out.print_json(data=job)
+    else:
+        out.print(outcome(job), markup=False)
+    if job["state"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def progress_line(job: dict[str, Any]) -> str:
+    """Where a run stands, in a line."""
+    p = job["progress"]
+    loss = p["train_loss"] if p["validation_loss"] is None else p["validation_loss"]
+    return f"epoch {p['epoch']}/{p['epochs']}  loss {loss:.4f}  {p['rows_per_second']:,.0f} rows/s"
+
+
+def outcome(job: dict[str, Any]) -> str:
+    """How a job ended, in a line."""
+    if job["error"]:
+        hint = f" {job['error']['hint']}" if job["error"]["hint"] else ""
+        return f"failed ({job['error']['code']}): {job['error']['message']}{hint}"
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in (job["metrics"] or {}).items())
+    model = f"; model {job['model_id']}" if job["model_id"] else ""
+    return f"{job['state']} ({job['stop_reason']}): {metrics or 'no epoch was finished'}{model}"
+
+
+@app.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only jobs with this label, key:value.")] = None,
+    limit: Most = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with _explained():
+        found = _client().pages("/v1/jobs", limit, state=state, label=label)
+        columns = ("id", "name", "state", "epoch", "metrics", "model_id", "created_at")
+        rows = [
+            {
+                **job,
+                "epoch": job["progress"]["epoch"] if job["progress"] else None,
+                "metrics": ", ".join(f"{k} {v:.4f}" for k, v in (job["metrics"] or {}).items()),
+            }
+            for job in found
+        ]
+        _show(found, rows, columns, as_json=as_json)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Option(help="Only versions of this name.")] = None,
+    limit: Most = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List models, newest first."""
+    with _explained():
+        found = _client().pages("/v1/models", limit, name=name)
+        rows = [
+            {
+                **model,
+                "target": model["output"]["name"],
+                "metrics": ", ".join(f"{k} {v:.4f}" for k, v in model["metrics"].items()),
+            }
+            for model in found
+        ]
+        _show(found, rows, ("id", "name", "version", "task", "target", "metrics", "created_at"), as_json=as_json)
+
+
+@app.command()
+def datasets(limit: Most = 20, as_json: AsJson = False) -> None:
+    """List data sets, newest first."""
+    with _explained():
+        found = _client().pages("/v1/datasets", limit)
+        rows = [{**dataset, "columns": len(dataset["columns"])} for dataset in found]
+        _show(found, rows, ("id", "name", "version", "format", "rows", "columns", "created_at"), as_json=as_json)
+
+
+def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        out.print_json(data=found)
+        return
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    out.print(table, markup=False)
+
+
+@app.command()
+def cancel(job_id: str, as_json: AsJson = False) -> None:
+    """Cancel a job. One that runs keeps its best weights so far as a model."""
+    with _explained():
+        job = _client().call("POST", f"/v1/jobs/{job_id}/cancel")
+        if as_json:
+            out.print_json(data=job)
+        else:
+            out.print(job["state"] if job["state"] == "cancelled" else "cancelling", markup=False)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A model's id, its name, or name@version.")],
+    file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file of rows to predict.")] = None,
+    instance: Annotated[list[str] | None, typer.Option(help='One row as JSON: \'{"age": 31}\'. May be repeated.')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict rows of a file, or instances given as JSON; one line of answer per row."""
+    with _explained():
+        client = _client()
+        if (file is None) == (not instance):
+            raise ApiError("Give a file, or --instance.")
+        if file is not None:
+            instances = read_instances(file, client.call("GET", f"/v1/models/{model}")["inputs"])
+        else:
+            instances = [_read_instance(text) for text in instance or ()]
+        answer = client.predict(model, instances)
+        if as_json:
+            out.print_json(data=answer)
+            return
+        for prediction in answer["predictions"]:
+            out.print(str(prediction.get("label", prediction.get("value"))), markup=False)
+
+
+def _read_instance(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ApiError(f"--instance is not JSON: {error}") from error
+
+
+def read_instances(file: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a file as instances of a model with these inputs; columns that it does not need are left out."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            frame = pl.read_parquet(file, glob=False)
+        else:
+            frame = pl.read_csv(file, infer_schema=False, null_values=list(DEFAULT_NULLS), glob=False)
+    except OSError as error:
+        raise ApiError(f"{file}: {error.strerror or 'cannot be read'}") from error
+    except pl.exceptions.PolarsError as error:
+        raise ApiError(f"{file}: cannot be read as a table") from error
+    missing = [column["name"] for column in inputs if column["name"] not in frame.columns]
+    if missing:
+        raise ApiError(f"{file}: the model needs the columns {', '.join(missing)}")
+    try:
+        return frame.select(_typed(frame, column) for column in inputs).to_dicts()
+    except pl.exceptions.PolarsError as error:
+        raise ApiError(f"{file}: a column does not hold what the model needs") from error
+
+
+def _typed(frame: pl.DataFrame, column: dict[str, Any]) -> pl.Expr:
+    cells, is_text = pl.col(column["name"]), frame.schema[column["name"]] == pl.String
+    if is_text:
+        cells = cells.str.strip_chars()
+    if column["kind"] == "numeric":
+        return cells.cast(pl.Float64)
+    if column["kind"] == "boolean" and is_text:
+        return cells.str.to_lowercase().replace_strict({"true": True, "false": False})
+    return cells
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The API from Python: what the command line and the demonstration speak with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from common.lifecycle import TERMINAL
+
+FORMATS = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+_LOOK_SECONDS = 0.3
+
+
+class ApiError(Exception):
+    """The API refused, or did not answer; the message says why, fault by fault."""
+
+
+class ApiClient:
+    """Speaks to one server.
+
+    Args:
+        url: e.g. http://127.0.0.1:8000.
+        key: an API key, if the server wants one.
+
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30, write=None, read=900))
+
+    def call(self, method: str, path: str, **options: Any) -> Any:  # noqa: ANN401
+        """One request; its answer as Python values, None for an empty one.
+
+        Raises:
+            ApiError: the answer is a problem, or there is none.
+
+        """
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise ApiError(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        raise ApiError(_explain(answer))
+
+    def upload(self, file: Path, name: str) -> dict[str, Any]:
+        """Uploads a CSV or Parquet file; answers its description.
+
+        Raises:
+            ApiError: the file's ending is not known, it cannot be read, or it was refused.
+
+        """
+        kind = FORMATS.get(file.suffix.lower())
+        if kind is None:
+            raise ApiError(f"{file.name}: the name must end in one of {', '.join(FORMATS)}")
+        try:
+            with file.open("rb") as body:
+                answer = self.call("POST", "/v1/datasets", params={"name": name}, content=body, headers={"Content-Type": kind})
+        except OSError as error:
+            raise ApiError(f"{file}: {error.strerror}") from error
+        return dict(answer)
+
+    def submit(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Submits a training job."""
+        return dict(self.call("POST", "/v1/jobs", json=request))
+
+    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """The job whenever it has changed, the last time when it has ended."""
+        revision = None
+        while True:
+            job = self.call("GET", f"/v1/jobs/{job_id}")
+            if job["revision"] != revision:
+                revision = job["revision"]
+                yield job
+            if job["state"] in TERMINAL:
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def predict(self, reference: str, instances: list[Any]) -> dict[str, Any]:
+        """Predicts instances with a model."""
+        return dict(self.call("POST", f"/v1/models/{reference}/predict", json={"instances": instances}))
+
+    def pages(self, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
+        """Up to `limit` items of a list, newest first."""
+        items: list[dict[str, Any]] = []
+        cursor = None
+        while len(items) < limit:
+            parameters = {"limit": min(200, limit - len(items)), "cursor": cursor, **filters}
+            page = self.call("GET", path, params={name: value for name, value in parameters.items() if value is not None})
+            items += page["data"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        return items
+
+
+def _explain(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+        lines = [f"{problem['detail']} ({problem['code']})"]
+        lines += [f"  {fault['pointer'] or 'the request'}: {fault['message']}" for fault in problem["errors"]]
+    except (ValueError, KeyError, TypeError):
+        return f"The server answered {answer.status_code}."
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""What every request passes: a number of its own, a limit on its body, and the key if there are keys."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.errors import StoreUnavailable, Unauthorized
+from common.store.access import AccessStore, digest
+from service.problems import problem
+
+Limit = Callable[[str], int]
+"""From a path to the most bytes that a request to it may have."""
+
+
+class RequestId:
+    """Gives every request an id, which its answer carries as X-Request-Id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+class _TooLong(Exception):
+    """More bytes came than are allowed."""
+
+
+class BodyLimit:
+    """Answers 413 and closes the connection when a body is, or says it is, longer than its path allows."""
+
+    def __init__(self, app: ASGIApp, limit: Limit) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit, received, answered = self._limit(scope["path"]), 0, False
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _TooLong
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            if declared.isdigit() and int(declared) > limit:
+                raise _TooLong
+            await self._app(scope, counted, watched)
+        except _TooLong:
+            if answered:
+                raise
+            detail = f"The body is larger than the {limit} bytes allowed here."
+            answer = problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})
+            await answer(scope, receive, send)
+
+
+class KeyRing:
+    """Knows the API keys. Looks into the store every few seconds, and when a key is unknown; keeps the last answer
+    while the store is away.
+    """  # noqa: D205
+
+    def __init__(self, access: AccessStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._access = access
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._digests: frozenset[str] | None = None
+        self._looked = 0.0
+
+    def check(self, authorization: str | None) -> None:
+        """Lets a request pass that carries a known key, or any if no keys were made.
+
+        Raises:
+            Unauthorized: it carries none, or an unknown one.
+            StoreUnavailable: the store has not answered yet.
+
+        """
+        digests = self._known(max_age=5.0)
+        if not digests:
+            return
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() == "bearer" and (_holds(digests, key) or _holds(self._known(max_age=0.5), key)):
+            return
+        raise Unauthorized("This needs a valid API key: send `Authorization: Bearer <key>`.")
+
+    def _known(self, max_age: float) -> frozenset[str]:
+        with self._lock:
+            now = self._clock()
+            if self._digests is None or now - self._looked > max_age:
+                try:
+                    self._digests = self._access.digests()
+                except StoreUnavailable:
+                    if self._digests is None:
+                        raise
+                self._looked = now
+            return self._digests
+
+
+def _holds(digests: Sequence[str] | frozenset[str], key: str) -> bool:
+    mine = digest(key)
+    return any([hmac.compare_digest(mine, known) for known in digests])  # noqa: C419  # all of them, in constant time

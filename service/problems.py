@@ -1,0 +1,183 @@
+"""The one table from errors to HTTP answers: application/problem+json after RFC 9457, never an echo of the input."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import redis
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+from common import errors
+from common.errors import ChainruleError, Fault, Invalid
+from common.schemas.record import Record
+from common.store.client import explain
+
+log = logging.getLogger("chainrule.api")
+
+STATUS: dict[type[ChainruleError], HTTPStatus] = {
+    errors.Unreadable: HTTPStatus.BAD_REQUEST,
+    errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMedia: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BadData: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.CorruptRecord: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+_CODES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown_field",
+    "not_supported_yet": "not_supported_yet",
+    "unknown_choice": "unknown_choice",
+    "invalid_name": "invalid_name",
+    "finite_number": "out_of_range",
+}
+_CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch": "wrong_form"}
+
+
+class FaultView(Record):
+    """One thing wrong with a request."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+class Problem(Record):
+    """An error, after RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    """Stable; see the API documentation for all of them."""
+    detail: str
+    errors: list[FaultView] = []
+    """Every fault of a request at once."""
+    request_id: str
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    faults: Iterable[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer for an error."""
+    body = Problem(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        errors=[FaultView(pointer=fault.pointer, code=fault.code, message=fault.message) for fault in faults],
+        request_id=request.scope.get("request_id", ""),
+    )
+    return Response(body.model_dump_json(), status, headers, "application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the app a problem."""
+    app.add_exception_handler(ChainruleError, _on_known)
+    app.add_exception_handler(redis.RedisError, _on_redis)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_unknown)
+
+
+async def _on_known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ChainruleError)
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
+    detail = f"{error.message} {error.hint}" if error.hint else error.message
+    headers = {}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "2"
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s: %s", request.scope.get("request_id"), error, exc_info=error if status == 500 else None)
+    return problem(request, status, error.stable_code, detail, error.faults if isinstance(error, Invalid) else (), headers)
+
+
+async def _on_redis(request: Request, error: Exception) -> Response:
+    assert isinstance(error, redis.RedisError)
+    return await _on_known(request, explain(error))
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = faults_of(error.errors(), error.body)
+    return problem(request, 422, "invalid_request", _summary(found), found)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, "malformed_request")
+    return problem(request, error.status_code, code, HTTPStatus(error.status_code).description, headers=error.headers)
+
+
+async def _on_unknown(request: Request, error: Exception) -> Response:
+    log.error("%s failed", request.scope.get("request_id"), exc_info=error)
+    return problem(request, 500, "internal", "Something went wrong here. The operator's log has the details.")
+
+
+def invalid(faults: Sequence[Fault]) -> Invalid:
+    """The error for a request with these faults."""
+    return Invalid(_summary(faults), faults)
+
+
+def _summary(faults: Sequence[Fault]) -> str:
+    return "The request has a fault." if len(faults) == 1 else f"The request has {len(faults)} faults."
+
+
+def faults_of(details: Iterable[ErrorDetails | dict[str, Any]], body: object) -> list[Fault]:
+    """Pydantic's findings as faults: where in the body, a stable code, and what is allowed; never the input itself."""
+    return [_fault(detail, body) for detail in details]
+
+
+def _fault(detail: ErrorDetails | dict[str, Any], body: object) -> Fault:
+    kind = str(detail["type"])
+    place, *path = detail["loc"] if detail["loc"] and detail["loc"][0] in _PLACES else ("body", *detail["loc"])
+    code = _CODES.get(kind) or next((c for suffix, c in _CODE_OF_SUFFIX.items() if kind.endswith(suffix)), "out_of_range")
+    message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
+    pointer = _pointer(path, body) if place == "body" else ".".join(str(part) for part in path)
+    return Fault(pointer, code, message)
+
+
+_PLACES = ("body", "query", "path", "header")
+
+
+def _pointer(path: Sequence[int | str], body: object) -> str:
+    """A JSON pointer (RFC 6901): pydantic's names of union members are left out, as the body does not hold them."""
+    parts, node = [], body
+    for index, step in enumerate(path):
+        if isinstance(node, dict):
+            if step not in node and index < len(path) - 1:
+                continue
+            node = node.get(step)
+        elif isinstance(node, list) and isinstance(step, int):
+            node = node[step] if step < len(node) else None
+        elif not (index == len(path) - 1 and isinstance(node, dict)):
+            continue
+        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in parts)
+
+
+def dump(found: Sequence[Fault]) -> list[dict[str, str]]:
+    """Faults as JSON can say them."""
+    return [json.loads(FaultView(pointer=f.pointer, code=f.code, message=f.message).model_dump_json()) for f in found]

@@ -1,0 +1,56 @@
+"""`/v1/models`: learned networks and their predictions. `{ref}` is an id, a name (its newest version) or `name@3`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from common.errors import TooLarge
+from common.schemas.models import Model
+from common.schemas.predictions import Prediction, PredictionRequest
+from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, errors
+
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
+
+
+class Predictions(BaseModel):
+    """One prediction per instance, and the model that made them."""
+
+    model_id: str
+    predictions: list[Prediction]
+
+
+@router.get("", responses=errors(422))
+def list_models(
+    behind: Behind,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    name: Annotated[str | None, Query(max_length=63, description="Only versions of this name.")] = None,
+) -> Listing[Model]:
+    """Models, newest first."""
+    return Listing.of(behind.stores.models.list(limit, cursor, name=name))
+
+
+@router.get("/{ref}", responses=errors(404))
+def show(ref: str, behind: Behind) -> Model:
+    """A model: its inputs, its output, how good it is and where it came from."""
+    return behind.stores.models.get(behind.stores.models.resolve(ref))
+
+
+@router.delete("/{ref}", status_code=204, responses=errors(404))
+def delete(ref: str, behind: Behind) -> None:
+    """Deletes a model."""
+    model_id = behind.stores.models.resolve(ref)
+    behind.stores.models.delete(model_id)
+    behind.predictor.forget(model_id)
+
+
+@router.post("/{ref}/predict", response_model_exclude_none=True, responses=errors(400, 404, 413, 415, 422))
+def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
+    """Predicts. An instance is an object by column name, or an array in the order of the model's `inputs`."""
+    if len(body.instances) > behind.settings.max_predict_rows:
+        raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
+    model_id = behind.stores.models.resolve(ref)
+    return Predictions(model_id=model_id, predictions=behind.predictor.predict(model_id, body.instances))

@@ -1,0 +1,115 @@
+"""What all routes share: the services behind them, pages, idempotency keys, and bodies read strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from common.errors import UnsupportedMedia, Unreadable
+from common.settings import Settings
+from common.store.page import Page
+from common.store.stores import Stores
+from service import strict_json
+from service.middleware import KeyRing
+from service.predictor import Predictor
+from service.problems import Problem
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What stands behind the routes; made once, by `create_app`."""
+
+    settings: Settings
+    stores: Stores
+    predictor: Predictor
+    keys: KeyRing
+
+
+def services(request: Request) -> Services:
+    """The services of the app that a request came to."""
+    found: Services = request.app.state.services
+    return found
+
+
+Behind = Annotated[Services, Depends(services)]
+
+
+def check_key(request: Request, behind: Behind) -> None:
+    """Lets pass whoever has a key, or everyone if there are none."""
+    behind.keys.check(request.headers.get("authorization"))
+
+
+def _clean_key(value: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:
+    if value is not None and not (1 <= len(value) <= 255 and value.isascii() and value.isprintable()):
+        raise Unreadable("An Idempotency-Key must have 1 to 255 printable ASCII characters.", code="malformed_idempotency_key")
+    return value
+
+
+IdempotencyKey = Annotated[str | None, Depends(_clean_key)]
+Limit = Annotated[int, Query(ge=1, le=200, description="Most items in the answer.")]
+Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")]
+
+
+class Listing(BaseModel, Generic[Item]):
+    """A page of a list, newest first."""
+
+    data: list[Item]
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, page: Page[Item]) -> Listing[Item]:
+        """A page of the store as it is answered."""
+        return cls(data=page.data, next_cursor=page.next_cursor)
+
+
+class _StrictRequest(Request):
+    document: object
+
+    async def json(self) -> object:
+        return self.document
+
+
+class JsonRoute(APIRoute):
+    """Reads a JSON body by `strict_json` before the route sees it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind a strict reader."""
+        handle = super().get_route_handler()
+        takes_body = self.body_field is not None
+
+        async def strictly(request: Request) -> Response:
+            if not takes_body:
+                return await handle(request)
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                raise UnsupportedMedia("The body must be application/json.")
+            check_encoding(request)
+            strict = _StrictRequest(request.scope, request.receive)
+            strict.document = strict_json.parse(await strict.body())
+            return await handle(strict)
+
+        return strictly
+
+
+def check_encoding(request: Request) -> None:
+    """Refuses compressed bodies.
+
+    Raises:
+        UnsupportedMedia: the body is coded.
+
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("A compressed body is not taken here; send it as it is.")
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the problems a route answers with, beside those of every route."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": "Problem", "model": Problem, "content": content} for status in sorted({401, 503, *statuses})}

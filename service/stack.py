@@ -1,0 +1,253 @@
+"""`chainrule up`: the whole stack on one machine. Starts its parts, watches over them, and ends with them.
+
+The listening socket belongs to this process and outlives an API process that dies: callers wait, and are answered
+by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import processes
+from common.errors import CannotStart
+from common.settings import STACK_VARIABLE, Settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from service.__main__ import bind
+from service.redis_server import check_redis, start_redis
+
+Say = Callable[[str], None]
+
+_RESTARTS, _WITHIN_SECONDS = 5, 60.0
+_RUNTIME_PREFIX = "cr"
+
+
+@dataclass(eq=False)
+class _Part:
+    """A process of the stack, started again when it dies."""
+
+    name: str
+    start: Callable[[], subprocess.Popen[str]]
+    process: subprocess.Popen[str] | None = None
+    deaths: list[float] = field(default_factory=list)
+
+
+class Stack:
+    """The parts of one stack.
+
+    Args:
+        settings: of this machine; the parts get them as environment variables.
+        say: tells the person at the terminal.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(self, settings: Settings, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._say = say
+        self._clock = clock
+        self._state = settings.state_path
+        self._logs = self._state / "logs"
+        self._events: queue.SimpleQueue[_Part | str | None] = queue.SimpleQueue()
+        self._parts: list[_Part] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        """Starts everything, and returns when asked to stop and everything has ended.
+
+        Raises:
+            CannotStart: a part does not start, or dies again and again; everything else was ended.
+
+        """
+        began = self._clock()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._events.put(None))
+        with ExitStack() as open_things:
+            open_things.enter_context(self._locked())
+            listener = open_things.enter_context(bind(self._settings))
+            runtime = open_things.enter_context(self._runtime_folder())
+            open_things.callback(self._stop)
+            url = self._settings.redis_url or self._start_redis(runtime)
+            self._check_redis(url)
+            self._start_rest(listener, runtime, url)
+            host, port = listener.getsockname()[:2]
+            if self._wait_until_ready():
+                self._say(f"Chainrule answers at http://{host}:{port} (ready in {self._clock() - began:.1f} s; Ctrl-C ends it)")
+                self._watch()
+            self._say("Stopping …")
+
+    # Folders
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The state directory is this process's alone; the lock goes with the process, however that ends."""
+        try:
+            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._logs.mkdir(mode=0o700, exist_ok=True)
+            data = DataFolder(self._settings.data_path)
+            data.prepare()
+            lock = (self._state / "lock").open("a+")
+        except OSError as error:
+            raise CannotStart(f"Cannot use the state directory {self._state}: {error.strerror}.") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise CannotStart(
+                    f"A stack is already running on {self._state} (process {holder}). Stop it first, or use another --state-dir."
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            if processes.sweep(self._mark):
+                self._say("Ended what an earlier life had left running.")
+            data.sweep_uploads()
+            yield
+
+    @contextmanager
+    def _runtime_folder(self) -> Iterator[Path]:
+        """A folder of this life for sockets and temporary files; the one of an earlier life is removed."""
+        record = self._state / "runtime"
+        if record.exists():
+            old = Path(record.read_text().strip())
+            if old.name.startswith(_RUNTIME_PREFIX) and old.is_dir() and old.stat().st_uid == os.getuid():
+                shutil.rmtree(old, ignore_errors=True)
+        # Sockets have short names: a long TMPDIR would not do.
+        short = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
+        runtime = Path(tempfile.mkdtemp(prefix=_RUNTIME_PREFIX, dir=short))
+        try:
+            record.write_text(str(runtime))
+            yield runtime
+            record.unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(runtime, ignore_errors=True)
+
+    @property
+    def _mark(self) -> str:
+        """What all processes of this state directory carry in their environment."""
+        return hashlib.sha256(str(self._state.resolve()).encode()).hexdigest()[:16]
+
+    # Parts
+
+    def _start_redis(self, runtime: Path) -> str:
+        path = runtime / "redis.sock"
+        environment = {STACK_VARIABLE: self._mark}
+        self._add(
+            _Part("Redis", lambda: start_redis(self._state / "redis", path, self._logs / "redis.log", environment))
+        )
+        return f"unix://{path}"
+
+    def _check_redis(self, url: str) -> None:
+        client = connect(url, retries=3)
+        check_redis(client)
+        client.close()
+
+    def _start_rest(self, listener: socket.socket, runtime: Path, redis_url: str) -> None:
+        environment = self._environment(runtime, redis_url)
+        serve = lambda ready: [sys.executable, "-m", "service", "--fd", str(listener.fileno()), "--ready-fd", str(ready)]  # noqa: E731
+        work = lambda ready: [sys.executable, "-m", "worker", "--ready-fd", str(ready)]  # noqa: E731
+        self._add(_Part("supervisor", lambda: self._spawn("supervisor", work, environment, ())))
+        self._add(_Part("API", lambda: self._spawn("API", serve, environment, (listener.fileno(),))))
+
+    def _environment(self, runtime: Path, redis_url: str) -> Mapping[str, str]:
+        settings = self._settings
+        return {
+            STACK_VARIABLE: self._mark,
+            "TMPDIR": str(runtime),
+            "PYTHONSAFEPATH": "1",
+            "CHAINRULE_REDIS_URL": redis_url,
+            "CHAINRULE_STATE_DIR": str(self._state),
+            "CHAINRULE_DATA_URL": str(settings.data_path),
+            "CHAINRULE_HOST": settings.host,
+        }
+
+    def _spawn(
+        self, name: str, command: Callable[[int], list[str]], environment: Mapping[str, str], fds: tuple[int, ...]
+    ) -> subprocess.Popen[str]:
+        """Starts a part that writes a line when it is ready; a thread waits for that line."""
+        reading, writing = os.pipe()
+        try:
+            process = processes.start(
+                command(writing),
+                log=self._logs / f"{name.lower()}.log",
+                environment=environment,
+                folder=self._state,
+                pass_fds=(writing, *fds),
+            )
+        finally:
+            os.close(writing)
+
+        def listen() -> None:
+            with os.fdopen(reading) as pipe:
+                if pipe.readline():
+                    self._events.put(name)
+
+        threading.Thread(target=listen, daemon=True).start()
+        return process
+
+    def _add(self, part: _Part) -> None:
+        self._parts.append(part)
+        self._start(part)
+
+    def _start(self, part: _Part) -> None:
+        part.process = process = part.start()
+
+        def wait() -> None:
+            process.wait()
+            self._events.put(part)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    # The life of the stack
+
+    def _wait_until_ready(self) -> bool:
+        """Waits for every part's word; False when asked to stop before."""
+        waiting = {"supervisor", "API"}
+        while waiting:
+            event = self._events.get()
+            if event is None:
+                return False
+            if isinstance(event, str):
+                waiting.discard(event)
+                continue
+            log = self._logs / f"{event.name.lower()}.log"
+            raise CannotStart(f"The {event.name} did not start. It said:\n{processes.last_lines(log)}\n(see {log})")
+        return True
+
+    def _watch(self) -> None:
+        """Starts again what dies, until asked to stop."""
+        while (event := self._events.get()) is not None:
+            if isinstance(event, str):
+                self._say(f"The {event} is back.")
+                continue
+            now = self._clock()
+            event.deaths = [death for death in event.deaths if now - death < _WITHIN_SECONDS] + [now]
+            log = self._logs / f"{event.name.lower()}.log"
+            if len(event.deaths) > _RESTARTS:
+                raise CannotStart(f"The {event.name} ends again and again. It said:\n{processes.last_lines(log)}\n(see {log})")
+            self._say(f"The {event.name} ended unexpectedly and is started again (see {log}).")
+            self._start(event)
+
+    def _stop(self) -> None:
+        """Ends the parts, the last first: Redis outlives those that write to it."""
+        for part in reversed(self._parts):
+            if part.process is not None:
+                processes.stop(part.process, seconds=25)
+        processes.sweep(self._mark)

@@ -1,0 +1,223 @@
+"""A training request against its data set: everything that is wrong with it, or the request with all defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from common.errors import Fault, NotFound
+from common.network.parameters import parameter_count
+from common.schemas import training
+from common.schemas.datasets import Column, Dataset
+from common.schemas.models import Task
+from common.schemas.training import TrainingRequest, slug
+from common.settings import Settings
+from service.problems import faults_of
+
+MAX_CLASSES_OF_INTEGERS = 20
+MAX_CLASSES = 10_000
+_FLOAT_BYTES = 4
+_VECTORS = 6
+"""Parameters, their mean gradient, two moments, the best so far, and the copy that becomes the model."""
+
+
+@dataclass(slots=True)
+class Assessment:
+    """What a request comes to."""
+
+    request: TrainingRequest | None = None
+    """With every default filled in; None if there are faults."""
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    task: Task | None = None
+    rows: int | None = None
+    features: int | None = None
+    """Inputs of the network."""
+    classes: int | None = None
+    parameters: int | None = None
+    memory_bytes: int | None = None
+
+
+def assess(
+    body: Mapping[str, object],
+    find_dataset: Callable[[str], Dataset],
+    settings: Settings,
+    draw_seed: Callable[[], int],
+) -> Assessment:
+    """Checks the whole of a request and fills in what it leaves open.
+
+    Args:
+        body: as it came.
+        find_dataset: the data set of an id.
+        settings: the operator's limits.
+        draw_seed: called when the request has no seed.
+
+    Raises:
+        NotFound: the request is well formed, and there is no such data set.
+
+    """
+    found = Assessment()
+    request = _read(body, found)
+    if request is None:
+        return found
+    try:
+        dataset = find_dataset(request.dataset_id)
+    except NotFound:
+        if not found.faults:
+            raise
+        found.faults.append(Fault("/dataset_id", "dataset_not_found", "there is no such data set"))
+        return found
+    resolved = _check(request, dataset, settings, found, draw_seed)
+    found.request = None if found.faults else resolved
+    return found
+
+
+def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | None:
+    """The request; where it has faults, what is left of it without the fields that have, so that these are checked too."""
+    try:
+        return TrainingRequest.model_validate(body)
+    except ValidationError as error:
+        found.faults += faults_of(error.errors(include_url=False, include_input=False, include_context=False), body)
+    bad = {fault.pointer.split("/")[1] for fault in found.faults if fault.pointer}
+    try:
+        return TrainingRequest.model_validate({name: value for name, value in body.items() if name not in bad})
+    except ValidationError:
+        return None
+
+
+def _check(
+    request: TrainingRequest, dataset: Dataset, settings: Settings, found: Assessment, draw_seed: Callable[[], int]
+) -> TrainingRequest | None:
+    target = dataset.column(request.target)
+    if target is None:
+        found.faults.append(Fault("/target", "unknown_column", "the data set has no column of this name"))
+        return None
+    task = _task(request, target, found)
+    columns = _features(request, dataset, found)
+    loss = _loss(request, task, found)
+    rows = dataset.rows - target.missing
+    found.task, found.rows = task, rows
+    found.features = sum(_width(column) for column in columns)
+    found.classes = target.distinct if task == "classification" else None
+    _check_rows(request, rows, target, found)
+    if columns:
+        _check_size(request, rows, found.features, found.classes or 1, settings, found)
+    return _resolved(request, dataset, task, columns, loss, draw_seed)
+
+
+def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
+    if target.kind == "datetime":
+        found.faults.append(Fault("/target", "unsuitable_target", "a date or time cannot be a target"))
+    is_number = target.kind == "numeric"
+    few = is_number and target.integer and target.distinct <= MAX_CLASSES_OF_INTEGERS
+    task = request.task or ("regression" if is_number and not few else "classification")
+    if task == "regression" and not is_number:
+        found.faults.append(Fault("/task", "unsuitable_target", "regression needs a target of numbers"))
+    if task == "classification":
+        if is_number and not target.integer:
+            found.faults.append(Fault("/task", "unsuitable_target", "classification needs a target of text, booleans or whole numbers"))
+        if target.distinct > MAX_CLASSES:
+            found.faults.append(Fault("/target", "too_many_classes", f"must have at most {MAX_CLASSES} classes"))
+        if target.distinct < 2:
+            found.faults.append(Fault("/target", "one_class", "must have at least two different values"))
+    elif target.distinct == 1:
+        found.warnings.append("The target has the same value in every row.")
+    return task
+
+
+def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> list[Column]:
+    if request.features is None:
+        columns = [column for column in dataset.columns if column.name != request.target]
+        usable = [column for column in columns if column.kind not in ("text", "datetime")]
+        left_out = [column.name for column in columns if column not in usable]
+        if left_out:
+            found.warnings.append(f"Left out, for they are text without categories or dates: {', '.join(left_out)}.")
+        if not usable:
+            found.faults.append(Fault("/features", "no_features", "the data set has no column to learn from beside the target"))
+        return usable
+    columns = []
+    for index, name in enumerate(request.features):
+        pointer, column = f"/features/{index}", dataset.column(name)
+        if name == request.target:
+            found.faults.append(Fault(pointer, "target_is_feature", "the target cannot also be a feature"))
+        elif name in request.features[:index]:
+            found.faults.append(Fault(pointer, "duplicate_feature", "stands twice"))
+        elif column is None:
+            found.faults.append(Fault(pointer, "unknown_column", "the data set has no column of this name"))
+        elif column.kind in ("text", "datetime"):
+            found.faults.append(Fault(pointer, "not_supported_yet", f"a column of kind {column.kind} cannot be learned from yet"))
+        else:
+            columns.append(column)
+    return columns
+
+
+def _loss(request: TrainingRequest, task: Task, found: Assessment) -> training.Loss:
+    default = training.CrossEntropy() if task == "classification" else training.MeanSquaredError()
+    loss = request.loss or default
+    if loss.kind != default.kind:
+        found.faults.append(Fault("/loss", "unsuitable_loss", f"{task} needs the loss {default.kind}"))
+    return loss
+
+
+def _check_rows(request: TrainingRequest, rows: int, target: Column, found: Assessment) -> None:
+    validation = request.validation
+    least = 2 if isinstance(validation, training.RandomSplit) else 1
+    if rows < least:
+        found.faults.append(Fault("/dataset_id", "too_few_rows", f"needs at least {least} rows with a target; it has {rows}"))
+    elif isinstance(validation, training.RandomSplit) and rows * (1 - validation.fraction) < 0.5:
+        found.faults.append(Fault("/validation/fraction", "out_of_range", "leaves no rows to learn from"))
+    if target.missing:
+        found.warnings.append(f"{target.missing} rows have no target and are left out.")
+
+
+def _check_size(
+    request: TrainingRequest, rows: int, inputs: int, outputs: int, settings: Settings, found: Assessment
+) -> None:
+    found.parameters = parameter_count(request.network, inputs, outputs)
+    batch = request.training.batch_size or _batch_size(rows)
+    activations = 3 * batch * (sum(layer.units for layer in request.network.layers) + inputs)
+    vectors = (_VECTORS + 2 * request.cluster.workers) * found.parameters
+    found.memory_bytes = _FLOAT_BYTES * (vectors + activations + 3 * rows * inputs)
+    if found.parameters > settings.max_parameters:
+        limit = settings.max_parameters
+        found.faults.append(
+            Fault("/network/layers", "too_many_parameters", f"makes {found.parameters} parameters; {limit} are allowed")
+        )
+
+
+def _resolved(
+    request: TrainingRequest,
+    dataset: Dataset,
+    task: Task,
+    columns: list[Column],
+    loss: training.Loss,
+    draw_seed: Callable[[], int],
+) -> TrainingRequest:
+    steps = request.training
+    steps = steps.model_copy(
+        update={
+            "batch_size": steps.batch_size or _batch_size(dataset.rows),
+            "seed": draw_seed() if steps.seed is None else steps.seed,
+        }
+    )
+    return request.model_copy(
+        update={
+            "task": task,
+            "features": tuple(column.name for column in columns),
+            "loss": loss,
+            "training": steps,
+            "model_name": request.model_name or slug(request.name or "") or slug(dataset.name) or "model",
+        }
+    )
+
+
+def _batch_size(rows: int) -> int:
+    """The default: small data sets take many small steps, large ones fewer large ones."""
+    return 32 if rows < 2_000 else 128 if rows < 20_000 else 256
+
+
+def _width(column: Column) -> int:
+    """Inputs that a column becomes: one, or one per category and one for missing."""
+    return column.distinct + bool(column.missing) if column.kind == "categorical" else 1

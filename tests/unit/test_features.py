@@ -1,0 +1,510 @@
+"""Columns to numbers and back: the same in training and in prediction, and exact."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.preprocessing import StandardScaler
+
+from common.errors import BadData, CorruptRecord, Invalid
+from common.features.columns import FeatureKind
+from common.features.encoder import FeatureEncoder
+from common.features.moments import mean_and_std
+from common.features.split import split_rows
+from common.features.table import Coded, Table, code_values, read_labels, read_table
+from common.features.target import ClassTarget, NumberTarget, fit_target, target_from_document
+from common.schemas.training import NoSplit, RandomSplit
+
+Cells = Sequence[object]
+
+
+def table_of(columns: dict[str, tuple[FeatureKind, Cells]]) -> Table:
+    """Python values, None for missing, as a table."""
+    return {
+        name: code_values(cells)  # type: ignore[arg-type]
+        if kind == "categorical"
+        else np.array([math.nan if cell is None else cell for cell in cells], np.float64)
+        for name, (kind, cells) in columns.items()
+    }
+
+
+def fit(columns: dict[str, tuple[FeatureKind, Cells]], rows: Sequence[int] | None = None) -> FeatureEncoder:
+    table = table_of(columns)
+    count = len(next(iter(table.values())))
+    chosen = np.array(range(count) if rows is None else rows, np.intp)
+    return FeatureEncoder.fit(table, [(name, kind) for name, (kind, _) in columns.items()], chosen)
+
+
+def faults_of(encoder: FeatureEncoder, instances: Sequence[object]) -> list[tuple[str, str]]:
+    with pytest.raises(Invalid) as caught:
+        encoder.encode_records(instances)
+    return [(fault.pointer, fault.code) for fault in caught.value.faults]
+
+
+# Moments
+
+
+def exact_moments(values: NDArray[np.float64]) -> tuple[float, float]:
+    exact = [Fraction(float(value)) for value in values]
+    mean = sum(exact, Fraction(0)) / len(exact)
+    variance = sum(((value - mean) ** 2 for value in exact), Fraction(0)) / len(exact)
+    if variance == 0:
+        return float(mean), 0.0
+    shift = 0
+    while variance * Fraction(4) ** shift < 1:
+        shift += 16
+    while variance * Fraction(4) ** shift > 2**1000:
+        shift -= 16
+    return float(mean), math.ldexp(math.sqrt(variance * Fraction(4) ** shift), -shift)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-3, 1.0])
+def test_moments_are_exact_far_from_zero(spread: float) -> None:
+    values = 1e9 + spread * np.random.default_rng(0).normal(size=3000)
+    mean, std = exact_moments(values)
+    assert mean_and_std(values)[0] == pytest.approx(mean, rel=1e-15)
+    assert mean_and_std(values)[1] == pytest.approx(std, rel=1e-12)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
+def test_moments_of_any_floats_are_finite_and_exact(numbers: list[float]) -> None:
+    values = np.array(numbers)
+    mean, std = mean_and_std(values)
+    exact_mean, exact_std = exact_moments(values)
+    largest = float(np.abs(values).max())
+    assert mean == pytest.approx(exact_mean, rel=1e-12, abs=largest * 1e-15)
+    assert std == pytest.approx(exact_std, rel=1e-12, abs=largest * 1e-15)
+
+
+def test_moments_of_equal_values_are_that_value_and_zero() -> None:
+    assert mean_and_std(np.full(7, 0.1)) == (0.1, 0.0)
+    assert mean_and_std(np.array([])) == (0.0, 0.0)
+
+
+# Encoding
+
+
+def test_numbers_are_scaled_as_scikit_learn_does() -> None:
+    values = np.random.default_rng(1).normal(3, 7, (500, 4)) * [1, 1e6, 1e-6, 0]
+    values[::7, 1] = np.nan
+    table = {f"x{j}": values[:, j] for j in range(4)}
+    rows = np.arange(0, 500, 2)
+    ours = FeatureEncoder.fit(table, [(name, "numeric") for name in table], rows).encode(table)
+    oracle = np.nan_to_num(StandardScaler().fit(values[rows]).transform(values))
+    np.testing.assert_allclose(ours, oracle, rtol=1e-6, atol=1e-6)
+    assert ours.dtype == np.float32
+    assert ours.flags.c_contiguous
+
+
+def test_only_training_rows_are_learned_from() -> None:
+    columns: dict[str, tuple[FeatureKind, Cells]] = {
+        "x": ("numeric", [1.0, 3.0, 1e6]),
+        "c": ("categorical", ["b", "a", "z"]),
+    }
+    encoder = fit(columns, rows=[0, 1])
+    assert encoder.inputs[1].categories == ("a", "b")
+    np.testing.assert_array_equal(encoder.encode(table_of(columns))[:2], [[-1, 0, 1], [1, 1, 0]])
+
+
+def test_a_missing_number_stands_at_the_mean_and_a_constant_column_at_zero() -> None:
+    encoder = fit(
+        {"x": ("numeric", [1.0, None, 3.0]), "k": ("numeric", [5.0] * 3), "none": ("numeric", [None] * 3)}
+    )
+    matrix = encoder.encode_records([{"x": None, "k": 5, "none": None}, [3, 6, 2]])
+    np.testing.assert_array_equal(matrix, [[0, 0, 0], [1, 1, 2]])
+
+
+def test_a_missing_boolean_stands_at_the_mean() -> None:
+    encoder = fit({"b": ("boolean", [True, False, None])})
+    np.testing.assert_array_equal(encoder.encode_records([[True], [False], [None]]), [[1], [-1], [0]])
+
+
+def test_an_unknown_category_is_all_zeros_and_a_missing_one_its_own_if_training_had_it() -> None:
+    with_missing = fit({"c": ("categorical", ["b", "a", None])})
+    without = fit({"c": ("categorical", ["b", "a", "b"])})
+    instances = [["a"], ["b"], [None], ["never seen"]]
+    np.testing.assert_array_equal(
+        with_missing.encode_records(instances), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    )
+    np.testing.assert_array_equal(without.encode_records(instances), [[1, 0], [0, 1], [0, 0], [0, 0]])
+    assert with_missing.inputs[0].categories == ("a", "b")
+
+
+def test_the_most_frequent_thousand_categories_are_kept() -> None:
+    cells = [f"c{i:04}" for i in range(1200)] + ["c1199"]
+    encoder = fit({"c": ("categorical", cells)})
+    assert encoder.width == 1000
+    assert encoder.inputs[0].categories == (*(f"c{i:04}" for i in range(999)), "c1199")
+
+
+def test_pixels_are_scaled_together() -> None:
+    pixels = load_digits().data
+    table: Table = {f"p{j}": pixels[:, j] for j in range(64)} | {"id": np.arange(len(pixels), dtype=float)}
+    encoder = FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(len(pixels)))
+    assert encoder.joint_columns == tuple(f"p{j}" for j in range(64))
+    expected = (pixels - pixels.mean()) / pixels.std()
+    np.testing.assert_allclose(encoder.encode(table)[:, :64], expected, rtol=1e-6)
+    assert np.abs(encoder.encode(table)).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("count", "change"),
+    [(15, 0.0), (16, 0.5), (16, -1.0), (16, 256.0)],
+    ids=["few", "half", "negative", "large"],
+)
+def test_columns_that_do_not_look_like_pixels_are_scaled_one_by_one(count: int, change: float) -> None:
+    table: Table = {f"p{j}": np.array([0.0, 7.0, 255.0]) for j in range(count)}
+    changed = {"p0": np.array([0.0, change, 255.0])}
+    encoder = FeatureEncoder.fit({**table, **changed}, [(name, "numeric") for name in table], np.arange(3))
+    assert encoder.joint_columns == ()
+
+
+def test_counts_of_unlike_ranges_are_not_pixels() -> None:
+    table: Table = {f"n{j}": np.array([0.0, 1.0, 2.0 + j]) for j in range(20)}
+    assert FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(3)).joint_columns == ()
+
+
+def test_a_number_too_far_away_for_float32_is_refused_with_its_column() -> None:
+    encoder = fit({"x": ("numeric", [1.0, 2.0]), "y": ("numeric", [0.0, 1e-200])})
+    with pytest.raises(Invalid, match="column y") as caught:
+        encoder.encode({"x": np.array([1.0, 1.0]), "y": np.array([0.0, 1.0])})
+    assert caught.value.faults[0].pointer == "row 2, column y"
+    assert faults_of(encoder, [[1, 0], [1e300, 1]]) == [
+        ("/instances/1/x", "number_too_large"),
+        ("/instances/1/y", "number_too_large"),
+    ]
+
+
+def test_a_column_near_the_largest_float_becomes_finite() -> None:
+    encoder = fit({"x": ("numeric", [1.7e308, -1.7e308, 1e308])})
+    assert np.isfinite(encoder.encode_records([[1.7e308], [-1.7e308], [0]])).all()
+
+
+def test_the_matrix_may_be_written_to_memory_that_is_there() -> None:
+    columns: dict[str, tuple[FeatureKind, Cells]] = {
+        "x": ("numeric", [1, 2]),
+        "c": ("categorical", ["a", "b"]),
+    }
+    encoder = fit(columns)
+    out = np.full((2, 3), 9, np.float32)
+    assert encoder.encode(table_of(columns), out) is out
+    np.testing.assert_array_equal(out, [[-1, 1, 0], [1, 0, 1]])
+    with pytest.raises(ValueError, match="shape"):
+        encoder.encode(table_of(columns), np.empty((3, 3), np.float32))
+
+
+def test_unusable_columns_are_refused() -> None:
+    table = table_of(
+        {"x": ("numeric", [1, 2]), "c": ("categorical", ["a", "b"]), "inf": ("numeric", [math.inf, 1])}
+    )
+    cases: list[list[tuple[str, FeatureKind]]] = [
+        [],
+        [("x", "numeric"), ("x", "numeric")],
+        [("x", "categorical")],
+        [("c", "numeric")],
+        [("inf", "numeric")],
+    ]
+    for columns in cases:
+        with pytest.raises(BadData):
+            FeatureEncoder.fit(table, columns, np.arange(2))
+    with pytest.raises(BadData):
+        FeatureEncoder.fit(table, [("x", "numeric")], np.array([], np.intp))
+
+
+# Records
+
+
+MIXED: dict[str, tuple[FeatureKind, Cells]] = {
+    "age": ("numeric", [1, 2]),
+    "member": ("boolean", [True, False]),
+    "a/b~c": ("categorical", ["x", "y"]),
+}
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    encoder = fit(MIXED)
+    one = encoder.encode_records([{"age": 1, "member": True, "a/b~c": "y"}])
+    np.testing.assert_array_equal(one, encoder.encode_records([{"a/b~c": "y", "member": True, "age": 1}]))
+    np.testing.assert_array_equal(one, encoder.encode_records([[1, True, "y"]]))
+
+
+@pytest.mark.parametrize(
+    ("instance", "faults"),
+    [
+        ({"age": 1, "member": True}, [("/a~1b~0c", "missing_column")]),
+        ({"age": 1, "member": True, "a/b~c": "x", "to/o": 1}, [("/to~1o", "unknown_column")]),
+        (
+            {"age": "1", "member": True, "b": 1},
+            [("/a~1b~0c", "missing_column"), ("/b", "unknown_column"), ("/age", "wrong_type")],
+        ),
+        ([True, True, "x"], [("/age", "wrong_type")]),
+        (["1", 1, 1], [("/age", "wrong_type"), ("/member", "wrong_type"), ("/a~1b~0c", "wrong_type")]),
+        ([[], {}, []], [("/age", "wrong_type"), ("/member", "wrong_type"), ("/a~1b~0c", "wrong_type")]),
+        ([10**400, True, "x"], [("/age", "number_too_large")]),
+        ([math.nan, True, "x"], [("/age", "non_finite_number")]),
+        ([math.inf, True, True], [("/age", "non_finite_number"), ("/a~1b~0c", "wrong_type")]),
+        ([1, True], [("", "wrong_length")]),
+        ([1, True, "x", 2], [("", "wrong_length")]),
+        ("abc", [("", "wrong_type")]),
+        (7, [("", "wrong_type")]),
+        (None, [("", "wrong_type")]),
+    ],
+)
+def test_what_is_wrong_with_a_record_is_told_with_a_pointer(
+    instance: object, faults: list[tuple[str, str]]
+) -> None:
+    good = [1, True, "x"]
+    expected = [(f"/instances/1{tail}", code) for tail, code in faults]
+    assert faults_of(fit(MIXED), [good, instance]) == expected
+
+
+@pytest.mark.parametrize("cell", [True, "1", math.inf, 10**400])
+def test_a_record_of_numbers_only_is_checked_as_well(cell: object) -> None:
+    encoder = fit({"x": ("numeric", [1, 2]), "y": ("numeric", [1, 2])})
+    assert [pointer for pointer, _ in faults_of(encoder, [[1, cell]])] == ["/instances/0/y"]
+
+
+def test_faults_of_all_records_are_told_at_once_up_to_a_hundred() -> None:
+    encoder = fit({"x": ("numeric", [1, 2])})
+    assert faults_of(encoder, [["a"], [1], ["b"]]) == [
+        ("/instances/0/x", "wrong_type"),
+        ("/instances/2/x", "wrong_type"),
+    ]
+    assert len(faults_of(encoder, [["a"]] * 500)) == 100
+    assert faults_of(encoder, []) == [("/instances", "empty")]
+
+
+NUMBER = st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-1000, 1000))
+TEXT = st.one_of(st.none(), st.sampled_from(["", "a", "b", "é", "🙂", "A"]))
+BOOLEAN = st.one_of(st.none(), st.booleans())
+KINDS: dict[FeatureKind, st.SearchStrategy[object]] = {
+    "numeric": NUMBER,
+    "categorical": TEXT,
+    "boolean": BOOLEAN,
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, tuple[FeatureKind, Cells]]:
+    count = draw(st.integers(1, 12))
+    kinds = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=20))
+    return {
+        f"c{i}": (kind, draw(st.lists(KINDS[kind], min_size=count, max_size=count)))
+        for i, kind in enumerate(kinds)
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables(), st.data())
+def test_records_and_columns_give_the_same_bits_and_so_does_a_saved_encoder(
+    columns: dict[str, tuple[FeatureKind, Cells]], data: st.DataObject
+) -> None:
+    count = len(next(iter(columns.values()))[1])
+    rows = data.draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
+    try:
+        encoder = fit(columns, sorted(rows))
+        matrix = encoder.encode(table_of(columns))
+    except Invalid as error:  # next to tiny deviations in training, other rows can be too far away
+        assert {fault.code for fault in error.faults} == {"number_too_large"}  # noqa: PT017
+        return
+    records = [{name: cells[row] for name, (_, cells) in columns.items()} for row in range(count)]
+    assert np.isfinite(matrix).all()
+    assert matrix.shape == (count, encoder.width)
+    np.testing.assert_array_equal(encoder.encode_records(records), matrix)
+    np.testing.assert_array_equal(encoder.encode_records([list(r.values()) for r in records[:1]]), matrix[:1])
+    saved = json.loads(json.dumps(encoder.to_document(), allow_nan=False))
+    restored = FeatureEncoder.from_document(saved)
+    assert restored.to_document() == encoder.to_document()
+    assert restored.inputs == encoder.inputs
+    np.testing.assert_array_equal(restored.encode(table_of(columns)), matrix)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"version": 2, "columns": []},
+        {"version": 1, "columns": []},
+        {"version": 1, "columns": [{"name": "x", "kind": "numeric", "mean": 0.0, "scale": 0.0}]},
+        {"version": 1, "columns": [{"name": "x", "kind": "numeric", "mean": "0", "scale": 1.0}]},
+        {"version": 1, "columns": [{"name": "x", "kind": "numeric", "mean": math.nan, "scale": 1.0}]},
+        {"version": 1, "columns": [{"name": "x", "kind": "pickled"}]},
+    ],
+)
+def test_a_damaged_document_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(CorruptRecord):
+        FeatureEncoder.from_document(document)
+
+
+def test_rows_are_encoded_in_chunks_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: Table = {f"x{j}": np.random.default_rng(j).normal(size=101) for j in range(3)}
+    encoder = FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(101))
+    whole = encoder.encode(table)
+    monkeypatch.setattr("common.features.encoder._CHUNK_CELLS", 30)
+    np.testing.assert_array_equal(encoder.encode(table), whole)
+
+
+# Tables
+
+
+def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"n": [1, None, 3], "f": [0.5, None, 2.5], "b": [True, None, False], "c": ["y", None, "x"]}
+    )
+    frame = frame.with_columns(pl.lit("2020-01-01").str.to_date().alias("day"))
+    frame.write_parquet(tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet", ["c", "b", "f", "n"])
+    assert list(table) == ["c", "b", "f", "n"]
+    np.testing.assert_array_equal(table["n"], [1, math.nan, 3])
+    np.testing.assert_array_equal(table["b"], [1, math.nan, 0])
+    assert isinstance(table["c"], Coded)
+    assert table["c"].values == ("x", "y")
+    assert table["c"].codes.tolist() == [1, -1, 0]
+    for name in ("day", "nowhere"):
+        with pytest.raises(BadData, match=name):
+            read_table(tmp_path / "t.parquet", [name])
+
+
+def test_labels_keep_their_type(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"i": [7, None, -3], "b": [True, False, None], "s": ["b", "a", "b"], "w": [2.0, 1.0, None]}
+    )
+    frame.with_columns(f=pl.Series([0.5, 1.0, 2.0])).write_parquet(tmp_path / "t.parquet")
+    labels = {name: read_labels(tmp_path / "t.parquet", name) for name in "ibsw"}
+    assert {name: coded.values for name, coded in labels.items()} == {
+        "i": (-3, 7),
+        "b": (False, True),
+        "s": ("a", "b"),
+        "w": (1, 2),
+    }
+    assert labels["i"].codes.tolist() == [1, -1, 0]
+    assert [type(coded.values[0]) for coded in labels.values()] == [int, bool, str, int]
+    with pytest.raises(BadData, match="not whole"):
+        read_labels(tmp_path / "t.parquet", "f")
+
+
+# Targets
+
+
+@pytest.mark.parametrize("labels", [["b", "a", None, "b"], [True, False, True], [10, -2, 10, None, 3]])
+def test_classes_are_sorted_and_keep_their_type(labels: list[str | bool | int | None]) -> None:
+    values = code_values(labels)
+    target = fit_target("classification", values, np.array([0]))
+    assert isinstance(target, ClassTarget)
+    assert target.classes == tuple(sorted({label for label in labels if label is not None}))
+    codes = target.encode(values).tolist()
+    assert [None if code < 0 else target.decode(code) for code in codes] == labels
+    assert [type(target.decode(c)) for c in codes if c >= 0] == [type(v) for v in labels if v is not None]
+    restored = target_from_document(json.loads(json.dumps(target.to_document())))
+    assert restored == target
+    assert list(map(type, restored.classes)) == list(map(type, target.classes))
+
+
+def test_an_unknown_label_has_no_class() -> None:
+    target = ClassTarget.fit(code_values(["a", "b"]))
+    assert target.encode(code_values(["b", "z", None])).tolist() == [1, -1, -1]
+
+
+def test_a_target_of_one_class_or_none_is_refused() -> None:
+    for labels in (["a", "a", None], [None], []):
+        with pytest.raises(BadData):
+            ClassTarget.fit(code_values(labels))
+
+
+@given(st.lists(st.floats(-1e100, 1e100), min_size=2, max_size=20))
+def test_numbers_survive_scaling_and_back(numbers: list[float]) -> None:
+    values = np.array(numbers)
+    target = NumberTarget.fit(values, np.arange(len(values)))
+    scaled = target.encode(values, np.float64)
+    assert scaled.shape == (len(values), 1)
+    np.testing.assert_allclose(
+        target.decode(scaled)[:, 0], values, rtol=1e-12, atol=1e-14 * np.abs(values).max()
+    )
+    assert target_from_document(json.loads(json.dumps(target.to_document()))) == target
+
+
+def test_a_number_target_is_scaled_by_training_rows_and_a_constant_one_by_one() -> None:
+    values = np.array([1.0, 3.0, math.nan, 1e9])
+    target = fit_target("regression", values, np.array([0, 1, 2]))
+    assert isinstance(target, NumberTarget)
+    encoded = target.encode(values)
+    assert encoded.dtype == np.float32
+    np.testing.assert_array_equal(encoded[:3, 0], [-1, 1, math.nan])
+    assert NumberTarget.fit(np.full(3, 4.0), np.arange(3)) == NumberTarget(mean=4.0, scale=1.0)
+
+
+def test_targets_that_do_not_fit_the_task_or_hold_nothing_are_refused() -> None:
+    rows = np.array([0])
+    with pytest.raises(BadData):
+        fit_target("classification", np.array([1.0]), rows)
+    with pytest.raises(BadData):
+        fit_target("regression", code_values(["a"]), rows)
+    for value in (math.nan, math.inf):
+        with pytest.raises(BadData):
+            NumberTarget.fit(np.array([value]), rows)
+    for document in ({}, {"task": "regression", "mean": 0.0}, {"task": "classification", "classes": ["a"]}):
+        with pytest.raises(CorruptRecord):
+            target_from_document(document)
+
+
+# Splits
+
+
+@given(
+    st.lists(st.integers(-1, 4), min_size=2, max_size=200).map(lambda codes: np.array(codes, np.int64)),
+    st.floats(0.001, 0.999),
+    st.booleans(),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_split_is_a_partition_of_the_labelled_rows_true_to_each_class(
+    codes: NDArray[np.int64], fraction: float, stratify: bool, seed: int
+) -> None:
+    known = np.flatnonzero(codes >= 0)
+    validation = RandomSplit(fraction=fraction, stratify=stratify)
+    if len(known) < 2 or (stratify and np.bincount(codes[known]).max() < 2):
+        with pytest.raises(BadData):
+            split_rows(codes, validation, seed)
+        return
+    training_rows, validation_rows = split_rows(codes, validation, seed)
+    assert sorted([*training_rows, *validation_rows]) == known.tolist()
+    assert len(training_rows) > 0
+    assert len(validation_rows) > 0
+    again = split_rows(codes, validation, seed)
+    np.testing.assert_array_equal(again[0], training_rows)
+    np.testing.assert_array_equal(again[1], validation_rows)
+    for code in np.unique(codes[known]) if stratify else ():
+        count, drawn = int((codes == code).sum()), int((codes[validation_rows] == code).sum())
+        assert abs(drawn - fraction * count) <= 1 + 1e-9
+        assert drawn < count
+
+
+def test_every_row_is_drawn_as_often_as_any_other_and_seeds_differ() -> None:
+    times = np.zeros(20)
+    for seed in range(2000):
+        times[split_rows(20, RandomSplit(fraction=0.25), seed)[1]] += 1
+    assert np.abs(times - 500).max() < 100  # five standard deviations
+
+
+def test_without_validation_all_labelled_rows_are_learned_from() -> None:
+    training_rows, validation_rows = split_rows(np.array([0, -1, 2]), NoSplit(), 0)
+    assert training_rows.tolist() == [0, 2]
+    assert validation_rows.tolist() == []
+
+
+def test_a_split_that_leaves_a_side_empty_is_refused() -> None:
+    for rows, validation in ((1, RandomSplit()), (0, NoSplit()), (0, RandomSplit())):
+        with pytest.raises(BadData):
+            split_rows(rows, validation, 0)
+    assert [len(side) for side in split_rows(2, RandomSplit(fraction=0.01), 0)] == [1, 1]
+    assert [len(side) for side in split_rows(2, RandomSplit(fraction=0.99), 0)] == [1, 1]

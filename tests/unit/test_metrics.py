@@ -1,0 +1,87 @@
+"""Metrics against scikit-learn, whole and in shards."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.network.losses import CrossEntropy
+from common.network.metrics import MetricSums, classification_sums, regression_sums
+
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+
+@quick
+@given(st.integers(2, 50), st.lists(st.integers(0, 50), max_size=4), st.integers(0, 2**32))
+def test_merged_shards_have_scikit_learns_classification_metrics(
+    rows: int, cuts: list[int], seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    outputs = generator.normal(size=(rows, 3))
+    targets = generator.integers(0, 3, rows)
+    loss = CrossEntropy(3, rows, np.float64)
+    bounds = sorted(min(cut, rows) for cut in cuts)
+    shards = [
+        classification_sums(outputs[a:b], targets[a:b], loss.forward(outputs[a:b], targets[a:b]))
+        for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
+    ]
+    sums = reduce(MetricSums.merge, shards, MetricSums())
+    probabilities = np.empty_like(outputs)
+    loss.predict(outputs, probabilities)
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(targets, outputs.argmax(axis=1)),
+        "log_loss": sklearn.metrics.log_loss(targets, probabilities, labels=[0, 1, 2]),
+    }
+    assert sums.metrics("classification") == pytest.approx(expected, rel=1e-10)
+    assert sums.loss == pytest.approx(expected["log_loss"], rel=1e-10)
+
+
+@quick
+@given(
+    st.integers(2, 50),
+    st.lists(st.integers(0, 50), max_size=4),
+    st.sampled_from((0.0, 1.0, 1e6, -1e9)),
+    st.integers(0, 2**32),
+)
+def test_merged_shards_have_scikit_learns_regression_metrics_in_the_targets_units(
+    rows: int, cuts: list[int], offset: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    scale = 12.5
+    targets, outputs = generator.normal(size=(2, rows, 1))
+    bounds = sorted(min(cut, rows) for cut in cuts)
+    shards = [
+        regression_sums(outputs[a:b], targets[a:b], 0.0)
+        for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
+    ]
+    sums = reduce(MetricSums.merge, shards, MetricSums())
+    true, predicted = targets * scale + offset, outputs * scale + offset
+    expected = {
+        "rmse": sklearn.metrics.root_mean_squared_error(true, predicted),
+        "mae": sklearn.metrics.mean_absolute_error(true, predicted),
+        "r2": sklearn.metrics.r2_score(true, predicted),
+    }
+    assert sums.metrics("regression", scale) == pytest.approx(expected, rel=1e-5 if offset else 1e-10)
+
+
+@pytest.mark.parametrize(("error", "r2"), [(0.0, 1.0), (0.1, 0.0)])
+def test_r2_of_equal_targets_is_finite(error: float, r2: float) -> None:
+    targets = np.full((7, 1), 0.1)
+    assert regression_sums(targets + error, targets, 0.0).metrics("regression")["r2"] == r2
+
+
+def test_metrics_of_no_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        MetricSums().metrics("classification")
+    with pytest.raises(ValueError, match="at least one row"):
+        _ = MetricSums().loss
+
+
+def test_regression_targets_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        regression_sums(np.zeros((3, 1)), np.zeros(3), 0.0)

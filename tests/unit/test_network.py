@@ -1,0 +1,525 @@
+"""The network against finite differences, an autodiff library, and itself cut in pieces."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import autograd
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from common.errors import CorruptRecord
+from common.network.activations import ACTIVATIONS
+from common.network.dropout import DropoutMasks
+from common.network.initializers import initialize
+from common.network.network import Network, Predictor
+from common.network.parameters import Floats, ParameterLayout, network_layout, parameter_count
+from common.network.saved import weights_from_bytes, weights_to_bytes
+from common.schemas.training import CrossEntropy, Dense, Loss, MeanSquaredError, NetworkShape
+
+LOSSES: tuple[Loss, ...] = (CrossEntropy(), MeanSquaredError())
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+
+@dataclass
+class Case:
+    """A network in float64 with rows and targets to train it on."""
+
+    shape: NetworkShape
+    inputs: int
+    outputs: int
+    loss: Loss
+    parameters: NDArray[np.float64]
+    x: NDArray[np.float64]
+    targets: NDArray[Any]
+    masks_seed: int
+
+    def network(self, dtype: type[np.floating] = np.float64, max_rows: int | None = None) -> Network:
+        parameters = self.parameters.astype(dtype)
+        return Network(
+            self.shape,
+            self.inputs,
+            self.outputs,
+            self.loss,
+            max_rows=max_rows or len(self.x),
+            parameters=parameters,
+            gradient=np.full_like(parameters, np.nan),
+        )
+
+    def masks(self) -> DropoutMasks:
+        return DropoutMasks(self.masks_seed, epoch=3)
+
+
+def make_case(shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: int, seed: int) -> Case:
+    generator = np.random.default_rng(seed)
+    parameters = np.empty(parameter_count(shape, inputs, outputs))
+    initialize(shape, inputs, outputs, generator, parameters)
+    parameters += generator.normal(0, 0.1, parameters.shape)  # biases other than zero
+    x = generator.normal(size=(rows, inputs))
+    targets = (
+        generator.integers(0, outputs, rows)
+        if loss.kind == "cross_entropy"
+        else generator.normal(size=(rows, outputs))
+    )
+    return Case(shape, inputs, outputs, loss, parameters, x, targets, seed)
+
+
+@st.composite
+def cases(draw: st.DrawFn, dropout: tuple[float, ...] = (0.0,)) -> Case:
+    layer = st.builds(
+        Dense,
+        units=st.integers(1, 6),
+        activation=st.sampled_from(("relu", "sigmoid", "tanh")),
+        dropout=st.sampled_from(dropout),
+    )
+    return make_case(
+        NetworkShape(layers=tuple(draw(st.lists(layer, max_size=3)))),
+        inputs=draw(st.integers(1, 5)),
+        outputs=draw(st.integers(1, 4)),
+        loss=draw(st.sampled_from(LOSSES)),
+        rows=draw(st.sampled_from((1, 2, 3, 7))),
+        seed=draw(st.integers(0, 2**32)),
+    )
+
+
+def oracle(
+    case: Case, masks: list[NDArray[np.float64] | None], smallest: list[float]
+) -> Callable[[Any], Any]:
+    """The summed loss as a function of the flat vector, written anew in autograd's terms."""
+
+    def loss(vector: Any) -> Any:
+        value, start, width = case.x, 0, case.inputs
+        layers = [(layer.units, layer.activation) for layer in case.shape.layers] + [
+            (case.outputs, "identity")
+        ]
+        for i, (units, activation) in enumerate(layers):
+            weights = anp.reshape(vector[start : start + width * units], (width, units))
+            bias = vector[start + width * units : start + width * units + units]
+            start, width = start + width * units + units, units
+            z = anp.dot(value, weights) + bias
+            if activation == "relu":
+                if isinstance(z, np.ndarray):
+                    smallest.append(float(np.abs(z).min()))
+                value = anp.where(z > 0, z, 0.0)
+            elif activation == "sigmoid":
+                value = 1 / (1 + anp.exp(-z))
+            else:
+                value = anp.tanh(z) if activation == "tanh" else z
+            if i < len(masks) and masks[i] is not None:
+                value = value * masks[i]
+        if case.loss.kind == "mse":
+            return anp.sum((value - case.targets) ** 2) / case.outputs
+        total = anp.sum(anp.log(anp.sum(anp.exp(value), axis=1)))
+        return total - anp.sum(value[np.arange(len(case.x)), case.targets])
+
+    return loss
+
+
+def masks_of(case: Case) -> list[NDArray[np.float64] | None]:
+    masks = case.masks()
+    made: list[NDArray[np.float64] | None] = []
+    for i, layer in enumerate(case.shape.layers):
+        mask = np.empty((len(case.x), layer.units)) if layer.dropout else None
+        if mask is not None:
+            masks.fill(i, layer.dropout, 0, mask)
+        made.append(mask)
+    return made
+
+
+def central_differences(loss: Callable[[], float], vector: Floats, step: float = 1e-6) -> NDArray[np.float64]:
+    slopes = np.empty(vector.size)
+    for i, kept in enumerate(vector):
+        vector[i] = kept + step
+        above = loss()
+        vector[i] = kept - step
+        below = loss()
+        vector[i] = kept
+        slopes[i] = (above - below) / (2 * step)
+    return slopes
+
+
+def largest_error(ours: Floats, theirs: Floats) -> float:
+    return float(np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))))
+
+
+@quick
+@given(cases(dropout=(0.0, 0.3)))
+def test_gradients_equal_those_of_an_autodiff_library(case: Case) -> None:
+    network = case.network()
+    loss = oracle(case, masks_of(case), [])
+    assert network.gradients(case.x, case.targets, case.masks()) == pytest.approx(
+        float(loss(case.parameters)), rel=1e-12, abs=1e-12
+    )
+    assert network.gradient is not None
+    assert largest_error(network.gradient, autograd.grad(loss)(case.parameters)) < 1e-10
+
+
+@quick
+@given(cases(dropout=(0.0, 0.3)))
+def test_gradients_equal_central_differences_of_the_loss(case: Case) -> None:
+    smallest = [1.0]
+    oracle(case, masks_of(case), smallest)(case.parameters)
+    if min(smallest) < 1e-4:
+        return  # a difference across the kink of relu says nothing about the slope on either side
+    network = case.network()
+    network.gradients(case.x, case.targets, case.masks())
+    assert network.gradient is not None
+    gradient = network.gradient.copy()
+    probe = case.network()
+    slopes = central_differences(
+        lambda: probe.gradients(case.x, case.targets, case.masks()), probe.parameters
+    )
+    assert largest_error(gradient, slopes) < 1e-6
+
+
+@quick
+@given(cases(dropout=(0.0, 0.3)))
+def test_float32_gradients_are_close_to_float64_ones(case: Case) -> None:
+    exact, rounded = case.network(), case.network(np.float32)
+    targets = case.targets if case.loss.kind == "cross_entropy" else case.targets.astype(np.float32)
+    loss = exact.gradients(case.x, case.targets, case.masks())
+    assert rounded.gradients(case.x.astype(np.float32), targets, case.masks()) == pytest.approx(
+        loss, rel=1e-4
+    )
+    assert exact.gradient is not None
+    assert rounded.gradient is not None
+    assert rounded.gradient.dtype == np.float32
+    assert largest_error(rounded.gradient, exact.gradient) < 1e-4
+
+
+@quick
+@given(cases(dropout=(0.0, 0.5)), st.data())
+def test_gradients_of_unequal_parts_of_a_batch_add_up_to_the_whole(case: Case, data: st.DataObject) -> None:
+    rows = len(case.x)
+    cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=3)))
+    network, part = case.network(), case.network()
+    assert network.gradient is not None
+    assert part.gradient is not None
+    loss = network.gradients(case.x, case.targets, case.masks())
+    total, total_loss = np.zeros_like(network.gradient), 0.0
+    for first, last in zip([0, *cuts], [*cuts, rows], strict=True):
+        total_loss += part.gradients(case.x[first:last], case.targets[first:last], case.masks(), first)
+        total += part.gradient
+    assert total_loss == pytest.approx(loss, rel=1e-12, abs=1e-12)
+    assert largest_error(total, network.gradient) < 1e-12
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_a_step_allocates_no_arrays(activation: Any, loss: Loss, dropout: float) -> None:
+    layers = tuple(Dense(units=units, activation=activation, dropout=dropout) for units in (9, 16))
+    case = make_case(NetworkShape(layers=layers), 8, 3, loss, rows=8192, seed=1)
+    network = case.network()
+    masks = case.masks()
+    sizes = (8192, 8000)
+
+    def steps() -> None:
+        for rows in sizes:
+            network.gradients(case.x[:rows], case.targets[:rows], masks, 5)
+            network.outputs(case.x[:rows])
+
+    steps()
+    # Where numpy broadcasts or converts, it works through a buffer of its own of 8192 numbers, however large
+    # the arrays. It is made small here so as not to hide an array.
+    buffer_size = np.setbufsize(16)
+    tracemalloc.start()
+    try:
+        steps()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(5):
+            steps()
+        after, peak = tracemalloc.get_traced_memory()
+        arrays = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)]
+        )
+    finally:
+        tracemalloc.stop()
+        np.setbufsize(buffer_size)
+    # The smallest array that a step could need holds a bool per row, 8 kB; views are some hundred bytes.
+    assert peak - before < 6000
+    assert after - before < 6000
+    assert sum(trace.size for trace in arrays.traces) == 0
+
+
+def test_no_rows_give_a_zero_gradient_and_no_loss() -> None:
+    case = make_case(NetworkShape(), 3, 2, CrossEntropy(), rows=4, seed=1)
+    network = case.network()
+    assert network.gradients(case.x[:0], case.targets[:0]) == 0
+    assert network.gradient is not None
+    assert not network.gradient.any()
+    assert network.outputs(case.x[:0]).shape == (0, 2)
+
+
+@quick
+@given(cases(dropout=(0.0, 0.3)))
+def test_evaluation_and_prediction_agree_and_know_no_dropout(case: Case) -> None:
+    network = case.network()
+    predictor = Predictor(case.shape, case.inputs, case.outputs, case.loss, case.parameters)
+    outputs = network.outputs(case.x)
+    np.testing.assert_allclose(predictor.outputs(case.x), outputs, rtol=1e-12, atol=1e-12)
+    loss = network.loss.forward(outputs, case.targets)
+    assert loss == pytest.approx(float(oracle(case, [], [])(case.parameters)), rel=1e-12, abs=1e-12)
+    predicted = predictor.predict(case.x)
+    if case.loss.kind == "cross_entropy":
+        np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-12)
+        chosen = predicted[np.arange(len(case.x)), case.targets]
+        assert -np.log(chosen).sum() == pytest.approx(loss, rel=1e-10, abs=1e-10)
+    else:
+        np.testing.assert_array_equal(predicted, predictor.outputs(case.x))
+
+
+def test_threads_that_share_a_predictor_do_not_disturb_each_other() -> None:
+    case = make_case(NetworkShape(), 20, 5, CrossEntropy(), rows=64, seed=2)
+    parameters = case.parameters.astype(np.float32)
+    parameters.flags.writeable = False
+    predictor = Predictor(case.shape, 20, 5, case.loss, parameters)
+    parts = [case.x[i::4].astype(np.float32) for i in range(4)]
+    expected = [predictor.predict(part) for part in parts]
+    wrong: list[int] = []
+
+    def answer(i: int) -> None:
+        wrong.extend(i for _ in range(200) if not np.array_equal(predictor.predict(parts[i]), expected[i]))
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_parameters_may_be_read_only_and_change_from_outside() -> None:
+    case = make_case(NetworkShape(), 4, 3, CrossEntropy(), rows=5, seed=3)
+    shared = case.parameters.copy()
+    seen = shared.view()
+    seen.flags.writeable = False
+    network = Network(
+        case.shape, 4, 3, case.loss, max_rows=5, parameters=seen, gradient=np.empty_like(shared)
+    )
+    first = network.gradients(case.x, case.targets)
+    network.gradients(case.x, case.targets)
+    assert network.gradient is not None
+    shared -= 0.01 * network.gradient
+    assert network.gradients(case.x, case.targets) < first
+
+
+def test_a_diverged_network_says_so_in_its_loss_without_a_warning() -> None:
+    case = make_case(NetworkShape(), 4, 3, CrossEntropy(), rows=5, seed=3)
+    case.parameters *= 1e30
+    network = case.network(np.float32)
+    assert not np.isfinite(network.gradients(case.x.astype(np.float32), case.targets))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    case = make_case(
+        NetworkShape(layers=(Dense(units=3, dropout=0.5),)), 4, 3, CrossEntropy(), rows=5, seed=3
+    )
+    network = case.network()
+    with pytest.raises(ValueError, match="masks"):
+        network.gradients(case.x, case.targets)
+    with pytest.raises(ValueError, match="shape"):
+        network.gradients(case.x[:, :3], case.targets, case.masks())
+    with pytest.raises(ValueError, match="float64 inputs"):
+        network.outputs(case.x.astype(np.float32))
+    with pytest.raises(ValueError, match="6 rows are more than the 5"):
+        network.outputs(np.zeros((6, 4)))
+    with pytest.raises(ValueError, match="contiguous vector"):
+        Network(case.shape, 4, 3, case.loss, max_rows=5, parameters=np.zeros(7))
+    with pytest.raises(ValueError, match="the gradient is float32"):
+        Network(
+            case.shape,
+            4,
+            3,
+            case.loss,
+            max_rows=5,
+            parameters=case.parameters,
+            gradient=case.parameters.astype(np.float32),
+        )
+    evaluating = Network(case.shape, 4, 3, case.loss, max_rows=5, parameters=case.parameters)
+    assert evaluating.outputs(case.x).shape == (5, 3)
+    with pytest.raises(ValueError, match="evaluates only"):
+        evaluating.gradients(case.x, case.targets, case.masks())
+
+
+# The flat vector
+
+
+def test_named_views_lie_back_to_back_and_share_the_vectors_memory() -> None:
+    layout = network_layout(NetworkShape(layers=(Dense(units=3),)), inputs=2, outputs=4)
+    assert layout.shapes == {
+        "layer0.weights": (2, 3),
+        "layer0.bias": (3,),
+        "layer1.weights": (3, 4),
+        "layer1.bias": (4,),
+    }
+    assert layout.size == 2 * 3 + 3 + 3 * 4 + 4
+    vector = np.arange(layout.size, dtype=np.float32)
+    views = layout.views(vector)
+    assert np.array_equal(np.concatenate([view.ravel() for view in views.values()]), vector)
+    views["layer1.weights"][0, 0] = -1
+    assert vector[9] == -1
+    with pytest.raises(ValueError, match="contiguous"):
+        layout.views(np.zeros(2 * layout.size)[::2])
+
+
+def test_parameters_are_counted_without_being_allocated() -> None:
+    assert parameter_count(NetworkShape(layers=(Dense(units=512), Dense(units=256))), 784, 10) == 535_818
+    tracemalloc.start()
+    try:
+        widest = NetworkShape(layers=(Dense(units=65_536),) * 64)
+        assert parameter_count(widest, 65_536, 10) > 2**38
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_empty_layout_has_no_parameters() -> None:
+    assert ParameterLayout({}).views(np.empty(0)) == {}
+
+
+# Activations
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_stay_finite_far_from_zero(name: str, dtype: type[np.floating]) -> None:
+    z = np.array([-1e30, -1e4, -100, -89, 0, 89, 100, 1e4, 1e30], dtype)
+    out = np.empty_like(z)
+    ACTIVATIONS[name].forward(z, out)
+    assert np.isfinite(out).all()
+    gradient = np.ones_like(z)
+    ACTIVATIONS[name].backward(out, gradient, np.empty_like(z))
+    assert np.isfinite(gradient).all()
+    limits = {"sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, 1e30), "identity": (-1e30, 1e30)}
+    np.testing.assert_allclose(out[[0, -1]], limits[name], atol=1e-30, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_work_in_place(name: str) -> None:
+    z = np.random.default_rng(0).normal(size=(5, 3))
+    output, gradient = np.empty_like(z), np.ones_like(z)
+    ACTIVATIONS[name].forward(z, output)
+    ACTIVATIONS[name].backward(output, gradient, np.empty_like(z))
+    same, same_gradient = z.copy(), np.ones_like(z)
+    ACTIVATIONS[name].forward(same, same)
+    assert np.array_equal(same, output)
+    ACTIVATIONS[name].backward(same, same_gradient, same)
+    assert np.array_equal(same_gradient, gradient)
+
+
+# Dropout
+
+
+@given(
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 1000),
+    st.integers(1, 9),
+    st.sampled_from((0.1, 0.5, 0.9)),
+    st.lists(st.integers(0, 40), max_size=5),
+)
+@quick
+def test_masks_do_not_depend_on_how_rows_are_split(
+    seed: int, epoch: int, units: int, rate: float, cuts: list[int]
+) -> None:
+    whole = np.empty((40, units))
+    DropoutMasks(seed, epoch).fill(2, rate, 0, whole)
+    shared = DropoutMasks(seed, epoch)
+    bounds = sorted(cuts)
+    parts = list(zip([0, *bounds], [*bounds, 40], strict=True))
+    for first, last in reversed(parts):  # out of order too
+        part = np.empty((last - first, units), np.float32)
+        shared.fill(2, rate, first, part)
+        assert np.array_equal(part, whole[first:last].astype(np.float32))
+        DropoutMasks(seed, epoch).fill(2, rate, first, part)
+        assert np.array_equal(part, whole[first:last].astype(np.float32))
+
+
+def test_masks_differ_between_seeds_epochs_layers_and_rows() -> None:
+    def mask(seed: int, epoch: int, layer: int, first: int) -> bytes:
+        out = np.empty((1, 64))
+        DropoutMasks(seed, epoch).fill(layer, 0.5, first, out)
+        return out.tobytes()
+
+    # 2^32 + 5 is two 32-bit words, which must not be taken for seed 5 and something else.
+    keys = [(5, 0, 0, 0), (5, 1, 0, 0), (5, 0, 1, 0), (5, 0, 0, 1), (6, 0, 0, 0), (5 + 2**32, 0, 0, 0)]
+    assert len({mask(*key) for key in keys}) == len(keys)
+
+
+def test_masks_drop_the_asked_share_and_keep_the_mean() -> None:
+    out = np.empty((1000, 101), np.float32)
+    DropoutMasks(7, 0).fill(0, 0.3, 0, out)
+    assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.7)}
+    deviation = (0.3 * 0.7 / out.size) ** 0.5
+    assert abs(np.mean(out == 0) - 0.3) < 5 * deviation
+    assert np.all(np.abs(np.mean(out == 0, axis=0) - 0.3) < 5 * (0.3 * 0.7 / 1000) ** 0.5)
+
+
+# Initial weights
+
+
+@pytest.mark.parametrize(
+    ("activation", "variance"),
+    [("relu", 2 / 300), ("tanh", 2 / (300 + 200)), ("sigmoid", 2 / (300 + 200))],
+)
+def test_initial_weights_have_the_papers_variance_and_zero_biases(activation: Any, variance: float) -> None:
+    shape = NetworkShape(layers=(Dense(units=200, activation=activation),))
+    vector = np.full(parameter_count(shape, 300, 50), np.nan)
+    initialize(shape, 300, 50, np.random.default_rng(0), vector)
+    views = network_layout(shape, 300, 50).views(vector)
+    for weights, expected in ((views["layer0.weights"], variance), (views["layer1.weights"], 2 / 250)):
+        count = weights.size
+        assert abs(weights.mean()) < 5 * (expected / count) ** 0.5
+        assert weights.var() == pytest.approx(expected, rel=5 * (2 / count) ** 0.5)
+    largest = np.abs(views["layer0.weights"]).max()
+    if activation == "relu":
+        assert largest > 3 * variance**0.5  # normal: has tails
+    else:
+        assert largest <= (6 / 500) ** 0.5  # uniform: has none
+    assert not views["layer0.bias"].any()
+    assert not views["layer1.bias"].any()
+
+
+def test_initial_weights_do_not_depend_on_the_dtype() -> None:
+    shape = NetworkShape(layers=(Dense(units=7), Dense(units=5, activation="tanh")))
+    exact = np.empty(parameter_count(shape, 6, 3))
+    rounded = np.empty(exact.size, np.float32)
+    initialize(shape, 6, 3, np.random.default_rng(9), exact)
+    initialize(shape, 6, 3, np.random.default_rng(9), rounded)
+    assert np.array_equal(exact.astype(np.float32), rounded)
+
+
+# Saved weights
+
+
+def test_saved_weights_read_back_as_they_were() -> None:
+    vector = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    saved = weights_to_bytes(vector)
+    read = weights_from_bytes(saved, 100)
+    assert np.array_equal(read, vector)
+    assert saved[:4] == vector[:1].astype("<f4").tobytes()
+    with pytest.raises(ValueError, match="read-only"):
+        read[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda saved: saved[:-1], "bytes, not"),
+        (lambda saved: saved + b"\0\0\0\0", "bytes, not"),
+        (lambda _: b"", "bytes, not"),
+        (lambda _: weights_to_bytes(np.full(100, np.nan, np.float32)), "not finite"),
+    ],
+)
+def test_damaged_weights_are_refused(damage: Callable[[bytes], bytes], reason: str) -> None:
+    with pytest.raises(CorruptRecord, match=reason):
+        weights_from_bytes(damage(weights_to_bytes(np.zeros(100, np.float32))), 100)

@@ -1,0 +1,61 @@
+"""The composition root of a supervisor: `python -m worker`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common.errors import CannotStart
+from common.settings import read_settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.stores import open_stores
+from worker.ray_node import LocalRay, NamedRay
+from worker.supervisor import Supervisor
+
+_PATIENCE = 60
+"""Repetitions of a command while Redis is away: about a minute."""
+
+
+def main() -> None:
+    """Runs a supervisor until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="chainrule work", description="Run a supervisor.")
+    parser.add_argument("--ready-fd", type=int, help="write a line here once a submitted job would start at once")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings()
+        if settings.redis_url is None:
+            raise CannotStart("A supervisor needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
+    except CannotStart as error:
+        sys.exit(error.message)
+
+    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), DataFolder(settings.data_path))
+    logs = settings.state_path / "logs"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    short = Path(tempfile.gettempdir())
+    ray = (
+        NamedRay(settings.ray_address)
+        if settings.ray_address
+        else LocalRay(short, logs / "ray.log", time.monotonic)
+    )
+
+    def tell_ready() -> None:
+        logging.getLogger("chainrule.supervisor").info("ready")
+        if arguments.ready_fd is not None:
+            os.write(arguments.ready_fd, b"ready\n")
+
+    supervisor = Supervisor(settings, stores, ray, logs, time.monotonic, tell_ready)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    supervisor.run()
+
+
+if __name__ == "__main__":
+    main()

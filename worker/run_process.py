@@ -1,0 +1,67 @@
+"""A run's process, `python -m worker.run_process ADDRESS`: a driver of Ray that takes one job after the other.
+
+What it hears and says is described in `run_child.py`. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+
+import redis
+
+from common.errors import ChainruleError, FenceLost, StoreUnavailable
+from common.settings import read_settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.jobs import Claim
+from common.store.stores import Stores, open_stores
+from worker.actors import ActorGroup, ClusterConnection, ProcessLost
+from worker.training_run import TrainingRun
+
+log = logging.getLogger("chainrule.run")
+
+_PATIENCE = 60
+_WARM_PROCESSES = 3
+"""A server and two workers: what a job has by default."""
+
+
+def main() -> None:
+    """Connects, says so, and runs the jobs it is given."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    say = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    settings = read_settings()
+    assert settings.redis_url is not None
+    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), DataFolder(settings.data_path))
+    cluster = ClusterConnection(sys.argv[1])
+    try:
+        cluster.open()
+        while True:
+            cluster.warm(_WARM_PROCESSES)
+            print(json.dumps({"ready": [node.model_dump(mode="json") for node in cluster.nodes()]}), file=say)
+            line = sys.stdin.readline()
+            if not line:
+                return
+            print(json.dumps(_run(stores, Claim(**json.loads(line)))), file=say)
+    except ProcessLost as error:
+        sys.exit(error.message)
+
+
+def _run(stores: Stores, claim: Claim) -> dict[str, str]:
+    log.info("%s begins", claim.job_id)
+    try:
+        TrainingRun(stores, claim, ActorGroup).run()
+    except FenceLost:
+        log.warning("%s has passed to another holder", claim.job_id)
+    except (ProcessLost, StoreUnavailable, redis.RedisError) as error:
+        reason = error.message if isinstance(error, ChainruleError) else "The store failed."
+        return {"lost": claim.job_id, "reason": reason}
+    log.info("%s is done", claim.job_id)
+    return {"done": claim.job_id}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""When a training ends before its last epoch; pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from common.errors import Diverged
+from common.schemas.jobs import StopReason
+from common.schemas.training import Stopping
+
+_GROWTH, _EVALUATIONS = 1000.0, 3
+
+
+@dataclass(slots=True)
+class StoppingRule:
+    """Watches the losses of a run, epoch by epoch.
+
+    Args:
+        stopping: what was asked for.
+        epochs: the last epoch.
+
+    """
+
+    stopping: Stopping
+    epochs: int
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    _patient_epoch: int = field(default=0, init=False)
+    _patient_loss: float = field(default=math.inf, init=False)
+    _first_loss: float | None = field(default=None, init=False)
+    _grown: int = field(default=0, init=False)
+
+    def is_best(self, epoch: int, loss: float) -> bool:
+        """Notes an epoch's loss; whether it is the best so far.
+
+        Raises:
+            Diverged: the loss is no finite number.
+
+        """
+        if not math.isfinite(loss):
+            raise Diverged(f"The validation loss of epoch {epoch} is no finite number.")
+        if loss < self._patient_loss - self.stopping.min_delta:
+            self._patient_epoch, self._patient_loss = epoch, loss
+        better = loss < self.best_loss
+        if better:
+            self.best_epoch, self.best_loss = epoch, loss
+        return better
+
+    def check_growth(self, train_loss: float) -> None:
+        """Refuses a training that runs away.
+
+        Raises:
+            Diverged: the loss is no finite number, or was over 1,000 times its first value three times in a row.
+
+        """
+        if not math.isfinite(train_loss):
+            raise Diverged("The training loss stopped being a finite number.")
+        if self._first_loss is None:
+            self._first_loss = train_loss
+        self._grown = self._grown + 1 if train_loss > _GROWTH * self._first_loss else 0
+        if self._grown >= _EVALUATIONS:
+            raise Diverged("The training loss grew to more than 1,000 times its first value.")
+
+    def decide(self, epoch: int, loss: float, error: float, seconds: float) -> StopReason | None:
+        """Why to stop after this epoch, or None.
+
+        Args:
+            epoch: from 1.
+            loss: the mean loss of the evaluation.
+            error: the misclassified fraction, or the root mean squared error in the target's units.
+            seconds: training time so far.
+
+        """
+        wanted = self.stopping
+        if wanted.target_loss is not None and loss <= wanted.target_loss:
+            return "target_reached"
+        if wanted.target_error is not None and error <= wanted.target_error:
+            return "target_reached"
+        if epoch >= self.epochs:
+            return "epochs_done"
+        if wanted.patience is not None and epoch - self._patient_epoch >= wanted.patience:
+            return "patience"
+        if wanted.max_seconds is not None and seconds >= wanted.max_seconds:
+            return "time_limit"
+        return None

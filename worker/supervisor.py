@@ -1,0 +1,271 @@
+"""The supervisor: claims queued jobs, holds their leases, starts runs that fit the cluster, and takes over from the dead.
+
+It does not import Ray, so that it outlives a broken cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ChainruleError, FenceLost, NotFound, StoreUnavailable
+from common.identifiers import new_id
+from common.schemas.cluster import Node, SupervisorReport
+from common.schemas.jobs import JobError
+from common.settings import Settings
+from common.store.jobs import Claim, Lease
+from common.store.stores import Stores
+from worker.ray_node import RayCluster
+from worker.run_child import Done, Exited, Lost, Message, Ready, RunChild
+
+log = logging.getLogger("chainrule.supervisor")
+
+_TICK_SECONDS = 0.1
+_REPORT_SECONDS = 2.0
+_PAUSES = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class _Sighting:
+    """When a contender last saw a lease change, on its own clock."""
+
+    fence: int
+    counter: int
+    since: float
+
+
+class LeaseWatch:
+    """Finds jobs whose holder has been silent for the lease time; decides by its own monotonic clock only."""
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._seen: dict[str, _Sighting] = {}
+
+    def expired(self, leases: list[Lease], now: float) -> list[Lease]:
+        """Notes what was seen at `now`, and answers the leases that have not changed for too long."""
+        self._seen = {lease.job_id: self._note(lease, now) for lease in leases}
+        return [lease for lease in leases if now - self._seen[lease.job_id].since >= self._lease_seconds]
+
+    def _note(self, lease: Lease, now: float) -> _Sighting:
+        seen = self._seen.get(lease.job_id)
+        if seen and (seen.fence, seen.counter) == (lease.fence, lease.counter):
+            return seen
+        return _Sighting(lease.fence, lease.counter, now)
+
+
+class Supervisor:
+    """One supervisor. `step` does all that is due; `run` repeats it until `stop`.
+
+    Args:
+        settings: limits and the lease time.
+        stores: records.
+        ray: the cluster that its runs join.
+        logs: the folder of its children's logs.
+        clock: monotonic seconds.
+        tell_ready: called once, when a submitted job would start at once.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        ray: RayCluster,
+        logs: Path,
+        clock: Callable[[], float],
+        tell_ready: Callable[[], None],
+    ) -> None:
+        self.id = new_id("sup")
+        self._settings = settings
+        self._stores = stores
+        self._ray = ray
+        self._logs = logs
+        self._clock = clock
+        self._tell_ready = tell_ready
+        self._watch = LeaseWatch(settings.lease_seconds)
+        self._messages: queue.SimpleQueue[tuple[RunChild, Message] | None] = queue.SimpleQueue()
+        self._children: list[RunChild] = []
+        self._nodes: tuple[Node, ...] = ()
+        self._stopping = False
+        self._was_ready = False
+        self._failures = 0
+        self._start_after = self._renew_after = self._report_after = 0.0
+
+    def run(self) -> None:
+        """Works until `stop`; what it held then goes back into the queue."""
+        try:
+            while not self._stopping:
+                try:
+                    self.step()
+                except StoreUnavailable as error:  # nothing is decided without Redis
+                    log.warning("waiting: %s", error.message)
+                self._listen()
+        finally:
+            self._leave()
+
+    def stop(self) -> None:
+        """Ends `run`; may be called from a signal handler."""
+        self._stopping = True
+        self._messages.put(None)
+
+    def step(self) -> None:
+        """Keeps Ray and an idle child alive, renews leases, takes over from the dead, starts a job, reports."""
+        self._keep_idle_child()
+        now = self._clock()
+        if now >= self._renew_after:
+            self._renew_after = now + self._settings.lease_seconds / 10
+            self._renew()
+            self._take_over(now)
+        self._start_job()
+        if now >= self._report_after:
+            self._report_after = now + _REPORT_SECONDS
+            self._report()
+
+    # Children
+
+    def _keep_idle_child(self) -> None:
+        is_up = self._ray.keep()
+        for child in self._children:
+            if child.address != self._ray.address:  # a driver of a cluster that is gone
+                child.kill()
+        has_idle = any(child.claim is None for child in self._children)
+        is_full = bool(self._nodes) and self._workers_running() >= self._cpus()
+        if is_up and not has_idle and not is_full and self._clock() >= self._start_after:
+            self._children.append(
+                RunChild(self._ray.address, self._logs / "runs.log", self._ray.environment, self._hear)
+            )
+
+    def _hear(self, child: RunChild, message: Message) -> None:
+        self._messages.put((child, message))
+
+    def _listen(self) -> None:
+        """Waits a tick for what children say, and acts on it."""
+        try:
+            said = self._messages.get(timeout=_TICK_SECONDS)
+        except queue.Empty:
+            return
+        if said is None:
+            return
+        child, message = said
+        match message:
+            case Ready(nodes):
+                child.is_ready, self._nodes, self._failures = True, nodes, 0
+                self._report_after = 0.0
+            case Done():
+                child.claim = None
+            case Lost(reason):
+                self._give_back(child, reason)
+            case Exited(status):
+                self._children.remove(child)
+                if child.claim is None:
+                    self._start_after = self._clock() + _PAUSES[min(self._failures, len(_PAUSES) - 1)]
+                    self._failures += 1
+                    log.error("a run's process ended with status %s before it had a job; see runs.log", status)
+                else:
+                    self._give_back(child, f"The run's process ended with status {status}.")
+
+    def _give_back(self, child: RunChild, reason: str) -> None:
+        claim, child.claim = child.claim, None
+        if claim is None:
+            return
+        log.warning("%s lost in attempt %s: %s", claim.job_id, child.attempt, reason)
+        try:
+            self._retry_or_fail(claim, child.attempt, reason)
+        except StoreUnavailable:  # its lease runs out, and whoever sees that decides
+            log.warning("%s: the store is out of reach", claim.job_id)
+
+    def _retry_or_fail(self, claim: Claim, attempt: int, reason: str) -> None:
+        if attempt < self._settings.max_attempts:
+            self._stores.jobs.requeue(claim, reason)
+            return
+        error = JobError(
+            code="worker_lost",
+            message=f"A process of the run was lost in each of {attempt} attempts.",
+            hint="The operator's log says how it ended; memory running out is the usual cause.",
+        )
+        try:
+            self._stores.jobs.fail(claim, error)
+        except FenceLost:
+            log.info("%s has passed to another holder", claim.job_id)
+
+    # The queue
+
+    def _start_job(self) -> None:
+        child = next((child for child in self._children if child.is_ready and child.claim is None), None)
+        if child is None:
+            return
+        job_id = self._stores.jobs.waiting()
+        if job_id is None:
+            return
+        try:
+            job = self._stores.jobs.get(job_id)
+        except NotFound:  # cancelled and deleted in between
+            return
+        workers = job.request.cluster.workers
+        running = self._workers_running()
+        if running and running + workers > self._cpus():  # alone, a job may have more workers than there are CPUs
+            return
+        claim = self._stores.jobs.claim(job_id)
+        if claim is not None:
+            log.info("%s starts, attempt %s", job_id, job.attempt + 1)
+            child.give(claim, workers, job.attempt + 1)
+
+    def _workers_running(self) -> int:
+        return sum(child.workers for child in self._children if child.claim)
+
+    def _cpus(self) -> float:
+        return sum(node.cpus for node in self._nodes)
+
+    # Leases
+
+    def _renew(self) -> None:
+        for child in self._children:
+            if child.claim is not None and not self._stores.jobs.renew(child.claim):
+                log.warning("%s has passed to another holder", child.claim.job_id)
+                child.claim = None
+                child.kill()
+
+    def _take_over(self, now: float) -> None:
+        mine = {child.claim.job_id for child in self._children if child.claim}
+        leases = [lease for lease in self._stores.jobs.leases() if lease.job_id not in mine]
+        for lease in self._watch.expired(leases, now):
+            reason = "Its supervisor fell silent."
+            log.warning("%s is taken over: %s", lease.job_id, reason)
+            self._retry_or_fail(Claim(lease.job_id, lease.fence), lease.attempt, reason)
+
+    # Reports
+
+    def _report(self) -> None:
+        is_ready = any(child.is_ready or child.claim for child in self._children)
+        self._stores.supervisors.report(
+            SupervisorReport(
+                id=self.id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                ready=is_ready,
+                running=tuple(child.claim.job_id for child in self._children if child.claim),
+                nodes=self._nodes,
+            )
+        )
+        if is_ready and not self._was_ready:
+            self._was_ready = True
+            self._tell_ready()
+
+    def _leave(self) -> None:
+        for child in self._children:
+            child.kill()
+        try:
+            for child in self._children:
+                if child.claim is not None:
+                    self._stores.jobs.requeue(child.claim, "Its supervisor was stopped.")
+            self._stores.supervisors.leave(self.id)
+        except ChainruleError as error:  # leases run out by themselves
+            log.warning("left without a word: %s", error.message)
+        for child in self._children:
+            child.stop(seconds=5)
+        self._ray.stop()

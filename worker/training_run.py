@@ -1,0 +1,326 @@
+"""One job from start to end: data, actors, epochs, evaluation, stopping, status, model."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+
+from common.errors import ChainruleError, Conflict, OutOfMemory, TrainingFailure
+from common.features.target import NumberTarget
+from common.identifiers import new_id
+from common.learned import LearnedDocument, output_of, width_of
+from common.network.metrics import MetricSums
+from common.network.parameters import parameter_count
+from common.network.saved import weights_to_bytes
+from common.schemas.datasets import Dataset
+from common.schemas.jobs import EpochMetrics, Job, JobError, Progress, StopReason
+from common.schemas.models import Lineage, Model
+from common.store.jobs import Claim
+from common.store.models import StoredModel
+from common.store.stores import Stores, utc_now
+from worker.actors import Group
+from worker.stopping import StoppingRule
+from worker.task import EpochSums, TrainingData, TrainingTask
+from worker.training_data import PreparedData, prepare
+
+log = logging.getLogger("chainrule.run")
+
+_LOOK_SECONDS = 0.2
+"""Between looks at whether a cancel was asked for, inside an epoch."""
+
+_HINTS = {
+    "diverged": "Use a smaller learning rate, or look for extreme values in the data.",
+    "out_of_memory": "Use a smaller network or batch, fewer workers, or a machine with more memory.",
+}
+
+
+class TrainingRun:
+    """Carries out a claimed job.
+
+    Args:
+        stores: records and data.
+        claim: the job and the fence it is held with.
+        make_group: starts the server and the workers.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(
+        self,
+        stores: Stores,
+        claim: Claim,
+        make_group: Callable[[TrainingTask, TrainingData], Group],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stores = stores
+        self._claim = claim
+        self._make_group = make_group
+        self._clock = clock
+
+    def run(self) -> None:
+        """Trains until a reason to stop, and ends the job: succeeded, cancelled or failed.
+
+        Raises:
+            FenceLost: the job has passed to another holder; nothing more was written.
+            ProcessLost: a process died; the job is as it was.
+            StoreUnavailable: Redis was away for too long.
+
+        """
+        jobs = self._stores.jobs
+        try:
+            job = jobs.get(self._claim.job_id)
+            if jobs.cancel_asked(self._claim):
+                jobs.end_cancelled(self._claim)
+                return
+            self._train(job)
+        except TrainingFailure as error:
+            self._fail(error)
+        except MemoryError:
+            self._fail(OutOfMemory("The run could not get the memory it needed."))
+        except ChainruleError:
+            raise
+        except Exception:
+            log.exception("%s failed", self._claim.job_id)
+            self._fail(TrainingFailure("Something went wrong inside the run.", code="internal", hint="The operator's log has the details."))
+
+    def _train(self, job: Job) -> None:
+        dataset = self._stores.datasets.get(job.request.dataset_id)
+        prepared = prepare(job.request, job.task, dataset, self._stores.files)
+        for warning in prepared.warnings:
+            self._stores.jobs.record(self._claim, kind="warning", event={"message": warning})
+        task = _task(job, prepared)
+        group = self._make_group(task, prepared.data)
+        try:
+            for process in group.processes():
+                self._stores.jobs.record(self._claim, kind="worker", event={"phase": "started", **process})
+            self._stores.jobs.begin(self._claim)
+            training = _Training(self._stores, self._claim, job, task, prepared, group, self._clock)
+            stop_reason = training.run()
+            for process in group.processes():
+                self._stores.jobs.record(self._claim, kind="worker", event={"phase": "finished", **process})
+            self._finish(job, dataset, task, prepared, training, stop_reason)
+        finally:
+            group.close()
+
+    def _finish(
+        self,
+        job: Job,
+        dataset: Dataset,
+        task: TrainingTask,
+        prepared: PreparedData,
+        training: _Training,
+        stop_reason: StopReason,
+    ) -> None:
+        jobs = self._stores.jobs
+        metrics = training.best_metrics
+        if metrics is None:
+            jobs.end_cancelled(self._claim)
+            return
+        model = _model(job, dataset, task, prepared, metrics, training.best_weights())
+        self._stores.models.save(model)
+        published = (model.record.id, model.record.name)
+        if stop_reason != "cancelled":
+            try:
+                jobs.succeed(self._claim, stop_reason, metrics, published)
+            except Conflict:  # a cancel came in between
+                stop_reason = "cancelled"
+        if stop_reason == "cancelled":
+            jobs.end_cancelled(self._claim, metrics, published)
+
+    def _fail(self, error: TrainingFailure) -> None:
+        failure = JobError.model_validate(
+            {"code": error.stable_code, "message": error.message, "hint": error.hint or _HINTS.get(error.stable_code)}
+        )
+        self._stores.jobs.fail(self._claim, failure)
+
+
+class _Training:
+    """The epochs of one run, and what is known of them."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        claim: Claim,
+        job: Job,
+        task: TrainingTask,
+        prepared: PreparedData,
+        group: Group,
+        clock: Callable[[], float],
+    ) -> None:
+        self._stores = stores
+        self._claim = claim
+        self._request = job.request
+        self._task = task
+        self._rows = len(prepared.data.x)
+        self._has_validation = prepared.has_validation
+        self._scale = prepared.target.scale if isinstance(prepared.target, NumberTarget) else 1.0
+        self._group = group
+        self._clock = clock
+        self._rule = StoppingRule(job.request.stopping, job.request.training.epochs)
+        self._rows_seen = 0
+        self.best_metrics: dict[str, float] | None = None
+
+    def run(self) -> StopReason:
+        """Trains; answers why it stopped."""
+        steps = self._task.steps(self._rows)
+        self._began = self._clock()
+        epoch = 0
+        while True:
+            epoch += 1
+            self._group.begin_epoch(epoch, (epoch - 1) * steps, steps)
+            interruption = self._await_epoch()
+            sums = self._group.finish_epoch()
+            if any(part.halted for part in sums):
+                assert interruption is not None
+                return self._interrupted(interruption)
+            cancelled, reason = self._note(epoch, sums)
+            if cancelled:
+                return "cancelled"
+            if reason is not None:
+                return reason
+
+    def best_weights(self) -> bytes:
+        """The saved form of the best parameters."""
+        best = self._group.best()
+        if not np.isfinite(best).all():
+            raise TrainingFailure("The weights are no finite numbers.", code="diverged")
+        return weights_to_bytes(best)
+
+    def _await_epoch(self) -> StopReason | None:
+        """Waits for the epoch's end, or halts it when a cancel or the time limit comes first."""
+        limit = self._request.stopping.max_seconds
+        while not self._group.wait(_LOOK_SECONDS):
+            reason: StopReason | None = None
+            if self._stores.jobs.cancel_asked(self._claim):
+                reason = "cancelled"
+            elif limit is not None and self._clock() - self._began >= limit:
+                reason = "time_limit"
+            if reason is not None:
+                self._group.halt()
+                return reason
+        return None
+
+    def _interrupted(self, reason: StopReason) -> StopReason:
+        """Before the first epoch's end there is no best yet: then the weights as they are must do."""
+        if self.best_metrics is None:
+            evaluation = _merged(self._group.evaluate())
+            if np.isfinite(evaluation.loss):
+                self._group.remember_best()
+                self.best_metrics = self._metrics(evaluation)
+        return reason
+
+    def _note(self, epoch: int, sums: list[EpochSums]) -> tuple[bool, StopReason | None]:
+        """Judges a whole epoch, reports it, and decides whether to go on."""
+        evaluation = _merged([part.evaluation for part in sums if part.evaluation is not None])
+        loss = evaluation.loss
+        # Without validation rows the evaluation is that of the training rows, and exact: the running mean is not.
+        train_loss = sum(part.loss for part in sums) / self._rows if self._has_validation else loss
+        seconds = self._clock() - self._began
+        self._rule.check_growth(train_loss)
+        metrics = self._metrics(evaluation)
+        if self._rule.is_best(epoch, loss):
+            self._group.remember_best()
+            self.best_metrics = metrics
+        self._rows_seen += self._rows
+        error = 1 - metrics["accuracy"] if self._task.task == "classification" else metrics["rmse"]
+        reason = self._rule.decide(epoch, loss, error, seconds)
+        progress = self._progress(epoch, train_loss, loss, seconds, is_last=reason is not None)
+        validation_loss = progress.validation_loss
+        cancelled = self._stores.jobs.record(
+            self._claim,
+            kind="progress",
+            event=progress.model_dump(mode="json"),
+            epoch=EpochMetrics(epoch=epoch, seconds=seconds, train_loss=train_loss, validation_loss=validation_loss, metrics=metrics),
+            progress=progress,
+            metrics=self.best_metrics,
+        )
+        return cancelled, reason
+
+    def _progress(self, epoch: int, train_loss: float, loss: float, seconds: float, *, is_last: bool) -> Progress:
+        epochs = self._request.training.epochs
+        return Progress(
+            fraction=1.0 if is_last else epoch / epochs,
+            epoch=epoch,
+            epochs=epochs,
+            step=epoch * self._task.steps(self._rows),
+            rows_seen=self._rows_seen,
+            rows_per_second=self._rows_seen / max(seconds, 1e-9),
+            eta_seconds=0.0 if is_last else seconds / epoch * (epochs - epoch),
+            train_loss=train_loss,
+            validation_loss=loss if self._has_validation else None,
+            best_epoch=self._rule.best_epoch,
+        )
+
+    def _metrics(self, evaluation: MetricSums) -> dict[str, float]:
+        return evaluation.metrics(self._task.task, self._scale)
+
+
+def _merged(parts: list[MetricSums]) -> MetricSums:
+    total = MetricSums()
+    for part in parts:
+        total = total.merge(part)
+    return total
+
+
+def _task(job: Job, prepared: PreparedData) -> TrainingTask:
+    request, outputs = job.request, width_of(prepared.target)
+    assert request.loss is not None
+    assert request.training.batch_size is not None
+    assert request.training.seed is not None
+    return TrainingTask(
+        task=job.task,
+        shape=request.network,
+        loss=request.loss,
+        optimizer=request.optimizer,
+        inputs=prepared.encoder.width,
+        outputs=outputs,
+        parameters=parameter_count(request.network, prepared.encoder.width, outputs),
+        batch_size=request.training.batch_size,
+        shuffle=request.training.shuffle,
+        seed=request.training.seed,
+        workers=request.cluster.workers,
+    )
+
+
+def _model(
+    job: Job,
+    dataset: Dataset,
+    task: TrainingTask,
+    prepared: PreparedData,
+    metrics: dict[str, float],
+    weights: bytes,
+) -> StoredModel:
+    assert job.request.model_name is not None
+    assert job.request.loss is not None
+    record = Model(
+        id=new_id("mdl"),
+        name=job.request.model_name,
+        version=0,  # given when it is published
+        job_id=job.id,
+        dataset_id=dataset.id,
+        task=job.task,
+        inputs=prepared.encoder.inputs,
+        output=output_of(job.request.target, prepared.target),
+        metrics=metrics,
+        parameters=task.parameters,
+        created_at=utc_now(),
+        lineage=Lineage(
+            dataset_sha256=dataset.sha256,
+            seed=task.seed,
+            attempt=job.attempt,
+            request=job.request.model_dump(mode="json"),
+            versions={"python": platform.python_version(), **{name: version(name) for name in ("chainrule", "numpy", "ray")}},
+        ),
+    )
+    document = LearnedDocument(
+        network=job.request.network,
+        loss=job.request.loss,
+        encoder=prepared.encoder.to_document(),
+        target=prepared.target.to_document(),
+    )
+    return StoredModel(record, document.model_dump(mode="json"), weights)
