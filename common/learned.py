@@ -30,8 +30,6 @@ class LearnedDocument(Record):
     target: dict[str, object]
 
 
-
-
 def output_of(name: str, target: Target) -> ModelOutput:
     """How a model describes what it answers with."""
     if isinstance(target, ClassTarget):

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -47,14 +48,14 @@ def start(
             text=True,
             bufsize=1,
             start_new_session=True,
-            preexec_fn=_tie_to(os.getpid(), niceness),  # noqa: PLW1509
+            preexec_fn=_tie_to(os.getpid(), niceness),
         )
     finally:
         if not isinstance(sink, int):
             sink.close()
 
 
-def _tie_to(parent: int, niceness: int) -> object:
+def _tie_to(parent: int, niceness: int) -> Callable[[], None]:
     def prepare() -> None:  # between fork and exec: system calls only
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -79,20 +80,16 @@ def stop(process: subprocess.Popen[str], seconds: float = 10.0) -> None:
 
 def kill_group(process: subprocess.Popen[str]) -> None:
     """SIGKILL to a child and whatever it started in its group."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def sweep(stack: str) -> int:
     """Kills every process that carries this stack's mark in its environment, but for the caller; answers how many."""
     found = [process for process in psutil.process_iter() if process.pid != os.getpid() and _mark(process) == stack]
     for process in found:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(found, timeout=10)
     return len(found)
 

@@ -95,11 +95,14 @@ def read_settings(**overrides: object) -> Settings:
 
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES | {STACK_VARIABLE}
-    complaints = [f"{name}: no such setting" for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
+    complaints = [
+        f"{name}: no such setting" for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known
+    ]
+    settings = None
     try:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         complaints += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
-    if complaints:
+    if settings is None or complaints:
         raise CannotStart("Settings are wrong. " + "; ".join(complaints) + ".")
-    return settings  # noqa: RUF100  # pyright: bound, or a complaint was raised
+    return settings

@@ -27,7 +27,13 @@ LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 def create_app(settings: Settings, stores: Stores) -> FastAPI:
     """The API over these stores."""
-    app = FastAPIOffline(title="Chainrule", version=version("chainrule"), description=_DESCRIPTION, redoc_url=None, separate_input_output_schemas=False)
+    app = FastAPIOffline(
+        title="Chainrule",
+        version=version("chainrule"),
+        description=_DESCRIPTION,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
     app.state.services = Services(settings, stores, Predictor(stores.models), KeyRing(stores.access))
     problems.install(app)
     for router in (datasets.router, jobs.router, models.router):

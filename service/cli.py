@@ -38,6 +38,8 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
+_BATCH = 1000
+
 Most = Annotated[int, typer.Option("--limit", min=1, help="Most lines.")]
 
 
@@ -282,7 +284,9 @@ def cancel(job_id: str, as_json: AsJson = False) -> None:
 def predict(
     model: Annotated[str, typer.Argument(help="A model's id, its name, or name@version.")],
     file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file of rows to predict.")] = None,
-    instance: Annotated[list[str] | None, typer.Option(help='One row as JSON: \'{"age": 31}\'. May be repeated.')] = None,
+    instance: Annotated[
+        list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict rows of a file, or instances given as JSON; one line of answer per row."""
@@ -294,7 +298,7 @@ def predict(
             instances = read_instances(file, client.call("GET", f"/v1/models/{model}")["inputs"])
         else:
             instances = [_read_instance(text) for text in instance or ()]
-        answer = client.predict(model, instances)
+        answer = _predict_all(client, model, instances)
         if as_json:
             out.print_json(data=answer)
             return
@@ -302,7 +306,16 @@ def predict(
             out.print(str(prediction.get("label", prediction.get("value"))), markup=False)
 
 
-def _read_instance(text: str) -> object:
+def _predict_all(client: ApiClient, model: str, instances: list[Any]) -> dict[str, Any]:
+    """Predicts any number of rows, a thousand at a time, all with the model that answered the first."""
+    answer = client.predict(model, instances[:_BATCH])
+    for start in range(_BATCH, len(instances), _BATCH):
+        more = client.predict(answer["model_id"], instances[start : start + _BATCH])
+        answer["predictions"] += more["predictions"]
+    return answer
+
+
+def _read_instance(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:

@@ -32,7 +32,7 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30, write=None, read=900))
 
-    def call(self, method: str, path: str, **options: Any) -> Any:  # noqa: ANN401
+    def call(self, method: str, path: str, **options: Any) -> Any:
         """One request; its answer as Python values, None for an empty one.
 
         Raises:
@@ -59,7 +59,13 @@ class ApiClient:
             raise ApiError(f"{file.name}: the name must end in one of {', '.join(FORMATS)}")
         try:
             with file.open("rb") as body:
-                answer = self.call("POST", "/v1/datasets", params={"name": name}, content=body, headers={"Content-Type": kind})
+                answer = self.call(
+                    "POST",
+                    "/v1/datasets",
+                    params={"name": name},
+                    content=body,
+                    headers={"Content-Type": kind},
+                )
         except OSError as error:
             raise ApiError(f"{file}: {error.strerror}") from error
         return dict(answer)
@@ -90,7 +96,9 @@ class ApiClient:
         cursor = None
         while len(items) < limit:
             parameters = {"limit": min(200, limit - len(items)), "cursor": cursor, **filters}
-            page = self.call("GET", path, params={name: value for name, value in parameters.items() if value is not None})
+            page = self.call(
+                "GET", path, params={name: value for name, value in parameters.items() if value is not None}
+            )
             items += page["data"]
             cursor = page["next_cursor"]
             if cursor is None:

@@ -79,9 +79,7 @@ class Refused(Record):
 _ANSWER: TypeAdapter[Parsed | Refused] = TypeAdapter(Parsed | Refused)
 
 
-def parse_in_child(
-    source: Path, destination: Path, options: ParseOptions, limits: ParseLimits | None = None
-) -> Parsed:
+def parse_in_child(source: Path, destination: Path, options: ParseOptions, limits: ParseLimits | None = None) -> Parsed:
     """Read `source`, write it as canonical Parquet to `destination`, and say what it holds. Blocks meanwhile.
 
     Raises `Invalid` (`invalid_data`, with faults at `row 7, column age`; rows count from 1, the first below
@@ -90,9 +88,7 @@ def parse_in_child(
     is no file at `destination`.
     """
     source, destination = source.resolve(), destination.resolve()
-    task = ParseTask(
-        source=str(source), destination=str(destination), limits=limits or ParseLimits(), **dict(options)
-    )
+    task = ParseTask(source=str(source), destination=str(destination), limits=limits or ParseLimits(), **dict(options))
     try:
         return _run_child(task, destination.parent)
     except BaseException:
@@ -121,9 +117,7 @@ def _run_child(task: ParseTask, folder: Path) -> Parsed:
     except subprocess.TimeoutExpired:
         raise _parser_failed(f"took longer than {task.limits.wall_seconds} seconds") from None
     if done.returncode != 0:
-        _log.warning(
-            "parser ended with %d: %s", done.returncode, done.stderr[-2000:].decode(errors="replace")
-        )
+        _log.warning("parser ended with %d: %s", done.returncode, done.stderr[-2000:].decode(errors="replace"))
         raise _parser_failed("ran out of memory or time, or crashed")
     try:
         answer = _ANSWER.validate_json(done.stdout)
@@ -136,13 +130,10 @@ def _run_child(task: ParseTask, folder: Path) -> Parsed:
 
 def _environment() -> dict[str, str]:
     """What the child needs and no more: it gets no secrets, and imports nothing from where it runs."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ
-    }
-    return kept | {
+    names = ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
+    return {name: os.environ[name] for name in names if name in os.environ} | {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": str(_SOURCE_ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "POLARS_MAX_THREADS": "2",
     }
 

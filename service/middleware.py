@@ -61,6 +61,11 @@ class BodyLimit:
             return
         limit, received, answered = self._limit(scope["path"]), 0, False
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        detail = f"The body is larger than the {limit} bytes allowed here."
+        refuse = problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})
+        if declared.isdigit() and int(declared) > limit:
+            await refuse(scope, receive, send)
+            return
 
         async def counted() -> Message:
             nonlocal received
@@ -76,21 +81,18 @@ class BodyLimit:
             await send(message)
 
         try:
-            if declared.isdigit() and int(declared) > limit:
-                raise _TooLong
             await self._app(scope, counted, watched)
         except _TooLong:
             if answered:
                 raise
-            detail = f"The body is larger than the {limit} bytes allowed here."
-            answer = problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})
-            await answer(scope, receive, send)
+            await refuse(scope, receive, send)
 
 
 class KeyRing:
-    """Knows the API keys. Looks into the store every few seconds, and when a key is unknown; keeps the last answer
-    while the store is away.
-    """  # noqa: D205
+    """Knows the API keys.
+
+    Looks into the store every few seconds, and when a key is unknown; keeps the last answer while the store is away.
+    """
 
     def __init__(self, access: AccessStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._access = access

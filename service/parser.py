@@ -213,7 +213,7 @@ class _CsvWalk:
 def _proper_record(delimiter: str) -> re.Pattern[str]:
     """A record whose cells hold quotes only as RFC 4180 has them."""
     mark = re.escape(delimiter)
-    cell = rf'(?:"(?:[^"]|"")*"|[^"{mark}\r\n]*)'
+    cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{mark}\r\n]*)'
     return re.compile(rf"{cell}(?:{mark}{cell})*[\r\n]*")
 
 
@@ -242,9 +242,7 @@ def name_faults(names: Sequence[str]) -> list[Fault]:
         elif len(name) > MAX_NAME:
             faults.append(Fault(where, "invalid_name", f"a name of more than {MAX_NAME:,} characters"))
         elif any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\u200d" for c in name):
-            faults.append(
-                Fault(where, "invalid_name", "a name with control characters or direction overrides")
-            )
+            faults.append(Fault(where, "invalid_name", "a name with control characters or direction overrides"))
         elif name in seen:
             faults.append(Fault(where, "duplicate_name", "an earlier column has the same name"))
         seen.add(name)
@@ -609,7 +607,7 @@ def main(argument: str) -> None:
         answer = parse(Path(task.source), Path(task.destination), task, task.limits)
     except (Invalid, TooLarge, StorageFull) as error:
         answer = Refused(error=_refusal(error))
-    sys.stdout.write(answer.model_dump_json())
+    sys.stdout.buffer.write(answer.model_dump_json().encode())
 
 
 def _refusal(error: Invalid | TooLarge | StorageFull) -> Refusal:

@@ -111,7 +111,14 @@ async def _on_known(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s: %s", request.scope.get("request_id"), error, exc_info=error if status == 500 else None)
-    return problem(request, status, error.stable_code, detail, error.faults if isinstance(error, Invalid) else (), headers)
+    return problem(
+        request,
+        status,
+        error.stable_code,
+        detail,
+        error.faults if isinstance(error, Invalid) else (),
+        headers,
+    )
 
 
 async def _on_redis(request: Request, error: Exception) -> Response:
@@ -153,8 +160,15 @@ def faults_of(details: Iterable[ErrorDetails | dict[str, Any]], body: object) ->
 def _fault(detail: ErrorDetails | dict[str, Any], body: object) -> Fault:
     kind = str(detail["type"])
     place, *path = detail["loc"] if detail["loc"] and detail["loc"][0] in _PLACES else ("body", *detail["loc"])
-    code = _CODES.get(kind) or next((c for suffix, c in _CODE_OF_SUFFIX.items() if kind.endswith(suffix)), "out_of_range")
-    message = str(detail["msg"]).removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
+    code = _CODES.get(kind) or next(
+        (c for suffix, c in _CODE_OF_SUFFIX.items() if kind.endswith(suffix)), "out_of_range"
+    )
+    message = (
+        str(detail["msg"])
+        .removeprefix("Value error, ")
+        .replace("Input should", "should")
+        .replace("Tuple should", "should")
+    )
     pointer = _pointer(path, body) if place == "body" else ".".join(str(part) for part in path)
     return Fault(pointer, code, message)
 

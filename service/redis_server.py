@@ -13,9 +13,7 @@ from common import processes
 from common.errors import CannotStart
 
 
-def start_redis(
-    folder: Path, socket: Path, log: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[str]:
+def start_redis(folder: Path, socket: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Starts it on a Unix socket that only this user can open; returns when it answers.
 
     Raises:
@@ -50,7 +48,9 @@ def start_redis(
             except subprocess.TimeoutExpired:
                 continue
             said = log.read_bytes()[said_before:].decode(errors="replace").strip()
-            raise CannotStart("The embedded Redis did not start. It said:\n" + "\n".join(said.splitlines()[-6:])) from None
+            raise CannotStart(
+                "The embedded Redis did not start. It said:\n" + "\n".join(said.splitlines()[-6:])
+            ) from None
         else:
             client.close()
             return process

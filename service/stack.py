@@ -87,7 +87,9 @@ class Stack:
             self._start_rest(listener, runtime, url)
             host, port = listener.getsockname()[:2]
             if self._wait_until_ready():
-                self._say(f"Chainrule answers at http://{host}:{port} (ready in {self._clock() - began:.1f} s; Ctrl-C ends it)")
+                self._say(
+                    f"Chainrule answers at http://{host}:{port} (ready in {self._clock() - began:.1f} s; Ctrl-C ends it)"
+                )
                 self._watch()
             self._say("Stopping …")
 
@@ -150,7 +152,10 @@ class Stack:
         path = runtime / "redis.sock"
         environment = {STACK_VARIABLE: self._mark}
         self._add(
-            _Part("Redis", lambda: start_redis(self._state / "redis", path, self._logs / "redis.log", environment))
+            _Part(
+                "Redis",
+                lambda: start_redis(self._state / "redis", path, self._logs / "redis.log", environment),
+            )
         )
         return f"unix://{path}"
 
@@ -161,10 +166,10 @@ class Stack:
 
     def _start_rest(self, listener: socket.socket, runtime: Path, redis_url: str) -> None:
         environment = self._environment(runtime, redis_url)
-        serve = lambda ready: [sys.executable, "-m", "service", "--fd", str(listener.fileno()), "--ready-fd", str(ready)]  # noqa: E731
-        work = lambda ready: [sys.executable, "-m", "worker", "--ready-fd", str(ready)]  # noqa: E731
-        self._add(_Part("supervisor", lambda: self._spawn("supervisor", work, environment, ())))
-        self._add(_Part("API", lambda: self._spawn("API", serve, environment, (listener.fileno(),))))
+        socket_fd = listener.fileno()
+        serve = ["service", "--fd", str(socket_fd)]
+        self._add(_Part("supervisor", lambda: self._spawn("supervisor", ["worker"], environment, ())))
+        self._add(_Part("API", lambda: self._spawn("API", serve, environment, (socket_fd,))))
 
     def _environment(self, runtime: Path, redis_url: str) -> Mapping[str, str]:
         settings = self._settings
@@ -179,13 +184,13 @@ class Stack:
         }
 
     def _spawn(
-        self, name: str, command: Callable[[int], list[str]], environment: Mapping[str, str], fds: tuple[int, ...]
+        self, name: str, module: list[str], environment: Mapping[str, str], fds: tuple[int, ...]
     ) -> subprocess.Popen[str]:
         """Starts a part that writes a line when it is ready; a thread waits for that line."""
         reading, writing = os.pipe()
         try:
             process = processes.start(
-                command(writing),
+                [sys.executable, "-m", *module, "--ready-fd", str(writing)],
                 log=self._logs / f"{name.lower()}.log",
                 environment=environment,
                 folder=self._state,
@@ -241,7 +246,9 @@ class Stack:
             event.deaths = [death for death in event.deaths if now - death < _WITHIN_SECONDS] + [now]
             log = self._logs / f"{event.name.lower()}.log"
             if len(event.deaths) > _RESTARTS:
-                raise CannotStart(f"The {event.name} ends again and again. It said:\n{processes.last_lines(log)}\n(see {log})")
+                raise CannotStart(
+                    f"The {event.name} ends again and again. It said:\n{processes.last_lines(log)}\n(see {log})"
+                )
             self._say(f"The {event.name} ended unexpectedly and is started again (see {log}).")
             self._start(event)
 

@@ -88,7 +88,11 @@ def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | No
 
 
 def _check(
-    request: TrainingRequest, dataset: Dataset, settings: Settings, found: Assessment, draw_seed: Callable[[], int]
+    request: TrainingRequest,
+    dataset: Dataset,
+    settings: Settings,
+    found: Assessment,
+    draw_seed: Callable[[], int],
 ) -> TrainingRequest | None:
     target = dataset.column(request.target)
     if target is None:
@@ -117,7 +121,13 @@ def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
         found.faults.append(Fault("/task", "unsuitable_target", "regression needs a target of numbers"))
     if task == "classification":
         if is_number and not target.integer:
-            found.faults.append(Fault("/task", "unsuitable_target", "classification needs a target of text, booleans or whole numbers"))
+            found.faults.append(
+                Fault(
+                    "/task",
+                    "unsuitable_target",
+                    "classification needs a target of text, booleans or whole numbers",
+                )
+            )
         if target.distinct > MAX_CLASSES:
             found.faults.append(Fault("/target", "too_many_classes", f"must have at most {MAX_CLASSES} classes"))
         if target.distinct < 2:
@@ -135,7 +145,9 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
         if left_out:
             found.warnings.append(f"Left out, for they are text without categories or dates: {', '.join(left_out)}.")
         if not usable:
-            found.faults.append(Fault("/features", "no_features", "the data set has no column to learn from beside the target"))
+            found.faults.append(
+                Fault("/features", "no_features", "the data set has no column to learn from beside the target")
+            )
         return usable
     columns = []
     for index, name in enumerate(request.features):
@@ -147,7 +159,9 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
         elif column is None:
             found.faults.append(Fault(pointer, "unknown_column", "the data set has no column of this name"))
         elif column.kind in ("text", "datetime"):
-            found.faults.append(Fault(pointer, "not_supported_yet", f"a column of kind {column.kind} cannot be learned from yet"))
+            found.faults.append(
+                Fault(pointer, "not_supported_yet", f"a column of kind {column.kind} cannot be learned from yet")
+            )
         else:
             columns.append(column)
     return columns
@@ -165,7 +179,9 @@ def _check_rows(request: TrainingRequest, rows: int, target: Column, found: Asse
     validation = request.validation
     least = 2 if isinstance(validation, training.RandomSplit) else 1
     if rows < least:
-        found.faults.append(Fault("/dataset_id", "too_few_rows", f"needs at least {least} rows with a target; it has {rows}"))
+        found.faults.append(
+            Fault("/dataset_id", "too_few_rows", f"needs at least {least} rows with a target; it has {rows}")
+        )
     elif isinstance(validation, training.RandomSplit) and rows * (1 - validation.fraction) < 0.5:
         found.faults.append(Fault("/validation/fraction", "out_of_range", "leaves no rows to learn from"))
     if target.missing:
@@ -183,7 +199,11 @@ def _check_size(
     if found.parameters > settings.max_parameters:
         limit = settings.max_parameters
         found.faults.append(
-            Fault("/network/layers", "too_many_parameters", f"makes {found.parameters} parameters; {limit} are allowed")
+            Fault(
+                "/network/layers",
+                "too_many_parameters",
+                f"makes {found.parameters} parameters; {limit} are allowed",
+            )
         )
 
 

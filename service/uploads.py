@@ -18,7 +18,7 @@ from common.schemas.datasets import DataFormat, Dataset
 from common.settings import Settings
 from common.store.datasets import Created
 from common.store.stores import Stores
-from service.ingest import ParseLimits, ParseOptions, Parsed, parse_in_child
+from service.ingest import Parsed, ParseLimits, ParseOptions, parse_in_child
 
 _PARSERS = asyncio.Semaphore(2)
 """So many uploads are read at once; others wait their turn, already on disk."""
@@ -48,13 +48,16 @@ async def receive(chunks: AsyncIterator[bytes], path: Path) -> Received:
                 checksum.update(chunk)
                 size += len(chunk)
                 await run_in_threadpool(file.write, chunk)
-        if size == 0:
-            raise Invalid("The body is empty; a file was expected.", code="empty_body")
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageFull("The disk of the data sets has no room left.", hint="Delete data sets or free some space.") from error
+            raise StorageFull(
+                "The disk of the data sets has no room left.", hint="Delete data sets or free some space."
+            ) from error
         raise
+    if size == 0:
+        path.unlink()
+        raise Invalid("The body is empty; a file was expected.", code="empty_body")
     return Received(path, size, checksum.hexdigest())
 
 
@@ -104,7 +107,12 @@ async def publish(
 
 
 def _describe(
-    dataset_id: str, name: str, data_format: DataFormat, received: Received, parsed: Parsed, created_at: datetime
+    dataset_id: str,
+    name: str,
+    data_format: DataFormat,
+    received: Received,
+    parsed: Parsed,
+    created_at: datetime,
 ) -> Dataset:
     return Dataset(
         id=dataset_id,

@@ -31,20 +31,16 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings()
-        if settings.redis_url is None:
-            raise CannotStart("A supervisor needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
     except CannotStart as error:
         sys.exit(error.message)
+    if settings.redis_url is None:
+        sys.exit("A supervisor needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
 
     stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), DataFolder(settings.data_path))
     logs = settings.state_path / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     short = Path(tempfile.gettempdir())
-    ray = (
-        NamedRay(settings.ray_address)
-        if settings.ray_address
-        else LocalRay(short, logs / "ray.log", time.monotonic)
-    )
+    ray = NamedRay(settings.ray_address) if settings.ray_address else LocalRay(short, logs / "ray.log", time.monotonic)
 
     def tell_ready() -> None:
         logging.getLogger("chainrule.supervisor").info("ready")

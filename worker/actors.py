@@ -5,6 +5,7 @@ Actor calls are for control, a few per epoch; the traffic of every step goes thr
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,7 @@ class Group(Protocol):
         """Ends the processes."""
 
 
-@ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 1})
-class ParameterServerActor:
+class ServerProcess:
     """The parameter server in a process of its own."""
 
     def __init__(self, task: TrainingTask) -> None:
@@ -113,8 +113,7 @@ class ParameterServerActor:
         self._server.halt()
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
-class GradientWorkerActor:
+class WorkerProcess:
     """A gradient worker in a process of its own."""
 
     def __init__(self, rank: int, task: TrainingTask, data: TrainingData, server: str) -> None:
@@ -136,7 +135,17 @@ class GradientWorkerActor:
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
-        return {"role": "worker", "rank": self._rank, "pid": os.getpid(), "gradients": self._worker.gradients_pushed}
+        return {
+            "role": "worker",
+            "rank": self._rank,
+            "pid": os.getpid(),
+            "gradients": self._worker.gradients_pushed,
+        }
+
+
+_remote: Any = ray.remote  # its types know nothing of concurrency groups
+ServerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 1})(ServerProcess)
+WorkerActor = _remote(num_cpus=0, max_restarts=0)(WorkerProcess)
 
 
 class ActorGroup:
@@ -150,13 +159,13 @@ class ActorGroup:
     def __init__(self, task: TrainingTask, data: TrainingData) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._data = ray.put(data)  # one copy per machine; workers map it, read-only
-        self._server: Any = ParameterServerActor.options(scheduling_strategy=here).remote(task)
+        self._server: Any = ServerActor.options(scheduling_strategy=here).remote(task)
         self._workers: list[Any] = []
         self._epoch: list[Any] = []
         try:
             address = self._get(self._server.address.remote())
             self._workers = [
-                GradientWorkerActor.options(scheduling_strategy=here).remote(rank, task, self._data, address)
+                WorkerActor.options(scheduling_strategy=here).remote(rank, task, self._data, address)
                 for rank in range(task.workers)
             ]
             self._get(self._server.attach.remote(self._get([worker.address.remote() for worker in self._workers])))
@@ -202,7 +211,7 @@ class ActorGroup:
         for actor in (self._server, *self._workers):
             ray.kill(actor)
 
-    def _get(self, refs: Any) -> Any:  # noqa: ANN401
+    def _get(self, refs: Any) -> Any:
         try:
             return ray.get(refs)
         except OutOfMemoryError as error:
@@ -233,13 +242,14 @@ class ClusterConnection:
 
         """
         try:
-            ray.init(address=self.address, logging_level="ERROR", log_to_driver=False)
+            ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ProcessLost(f"The Ray cluster at {self.address} does not answer.") from error
 
     def nodes(self) -> list[Node]:
         """The machines of the cluster."""
-        return [_read_node(node) for node in ray.nodes() if node["Alive"]]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return [_read_node(node) for node in nodes if node["Alive"]]
 
     def warm(self, processes: int) -> None:
         """Has so many of Ray's processes import what an actor needs, so that the next run's actors start at once."""

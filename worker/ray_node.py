@@ -33,8 +33,6 @@ QUIET = {
 """For every process of Ray: no statistics, no metrics, one BLAS thread, no import from the working folder."""
 
 
-
-
 class RayCluster(Protocol):
     """Where runs find Ray."""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +77,12 @@ class RunChild:
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "worker.run_process", self.address]
         self._process = processes.start(
-            command, log=self.log, environment=self.environment, folder=self.log.parent, piped=True, niceness=NICENESS
+            command,
+            log=self.log,
+            environment=self.environment,
+            folder=self.log.parent,
+            piped=True,
+            niceness=NICENESS,
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -84,10 +90,8 @@ class RunChild:
         """Hands it a job. A child that has just died is heard of as `Exited`, with the claim still noted here."""
         self.claim, self.workers, self.attempt, self.is_ready = claim, workers, attempt, False
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"job_id": claim.job_id, "fence": claim.fence}) + "\n")
-        except BrokenPipeError:
-            pass
 
     def kill(self) -> None:
         """Ends it at once, and with it, by Ray's doing, the actors of its job."""

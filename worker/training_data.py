@@ -50,7 +50,11 @@ def prepare(request: TrainingRequest, task: Task, dataset: Dataset, files: DataF
     assert request.training.seed is not None
     columns = [(name, _feature_kind(dataset, name)) for name in request.features]
     table = read_table(path, request.features)
-    values = read_labels(path, request.target) if task == "classification" else read_table(path, [request.target])[request.target]
+    values = (
+        read_labels(path, request.target)
+        if task == "classification"
+        else read_table(path, [request.target])[request.target]
+    )
     training_rows, validation_rows = split_rows(_codes(values), request.validation, request.training.seed)
     encoder = FeatureEncoder.fit(table, columns, training_rows)
     target = fit_target(task, values, training_rows)
@@ -64,7 +68,9 @@ def prepare(request: TrainingRequest, task: Task, dataset: Dataset, files: DataF
         np.take(x, validation_rows, axis=0) if has_validation else train_x,
         np.take(targets, validation_rows, axis=0) if has_validation else train_targets,
     )
-    return PreparedData(data, encoder, target, has_validation, tuple(_warnings(dataset, request.target, len(x), encoder)))
+    return PreparedData(
+        data, encoder, target, has_validation, tuple(_warnings(dataset, request.target, len(x), encoder))
+    )
 
 
 def _codes(values: TableColumn) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -76,7 +82,7 @@ def _codes(values: TableColumn) -> np.ndarray[tuple[int, ...], np.dtype[np.int64
 
 def _feature_kind(dataset: Dataset, name: str) -> FeatureKind:
     column = dataset.column(name)
-    if column is None or column.kind in ("text", "datetime"):
+    if column is None or column.kind == "text" or column.kind == "datetime":
         raise BadData(f"The column {name} cannot be learned from.")
     return column.kind
 

@@ -86,7 +86,13 @@ class TrainingRun:
             raise
         except Exception:
             log.exception("%s failed", self._claim.job_id)
-            self._fail(TrainingFailure("Something went wrong inside the run.", code="internal", hint="The operator's log has the details."))
+            self._fail(
+                TrainingFailure(
+                    "Something went wrong inside the run.",
+                    code="internal",
+                    hint="The operator's log has the details.",
+                )
+            )
 
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
@@ -134,7 +140,11 @@ class TrainingRun:
 
     def _fail(self, error: TrainingFailure) -> None:
         failure = JobError.model_validate(
-            {"code": error.stable_code, "message": error.message, "hint": error.hint or _HINTS.get(error.stable_code)}
+            {
+                "code": error.stable_code,
+                "message": error.message,
+                "hint": error.hint or _HINTS.get(error.stable_code),
+            }
         )
         self._stores.jobs.fail(self._claim, failure)
 
@@ -235,7 +245,13 @@ class _Training:
             self._claim,
             kind="progress",
             event=progress.model_dump(mode="json"),
-            epoch=EpochMetrics(epoch=epoch, seconds=seconds, train_loss=train_loss, validation_loss=validation_loss, metrics=metrics),
+            epoch=EpochMetrics(
+                epoch=epoch,
+                seconds=seconds,
+                train_loss=train_loss,
+                validation_loss=validation_loss,
+                metrics=metrics,
+            ),
             progress=progress,
             metrics=self.best_metrics,
         )
@@ -314,7 +330,10 @@ def _model(
             seed=task.seed,
             attempt=job.attempt,
             request=job.request.model_dump(mode="json"),
-            versions={"python": platform.python_version(), **{name: version(name) for name in ("chainrule", "numpy", "ray")}},
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("chainrule", "numpy", "ray")},
+            },
         ),
     )
     document = LearnedDocument(

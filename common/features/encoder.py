@@ -52,19 +52,13 @@ class FeatureEncoder:
         self.width = starts[-1]
         """How many numbers a row becomes."""
         self._scaled = [c for c in columns if isinstance(c, Scaled)]
-        self._one_hot = [
-            (start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, OneHot)
-        ]
+        self._one_hot = [(start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, OneHot)]
         self._means = np.array([[c.mean] for c in self._scaled], np.float64)
         self._scales = np.array([[c.scale] for c in self._scaled], np.float64)
-        self._slots = _slots(
-            [start for start, c in zip(starts, columns, strict=False) if isinstance(c, Scaled)]
-        )
+        self._slots = _slots([start for start, c in zip(starts, columns, strict=False) if isinstance(c, Scaled)])
 
     @classmethod
-    def fit(
-        cls, table: Table, columns: Sequence[tuple[str, FeatureKind]], rows: NDArray[np.intp]
-    ) -> FeatureEncoder:
+    def fit(cls, table: Table, columns: Sequence[tuple[str, FeatureKind]], rows: NDArray[np.intp]) -> FeatureEncoder:
         """Learn from the training `rows`, shape (n,), of `columns`, (name, kind) in the order of the inputs.
 
         Raises `BadData` without rows or columns, or when a column's values don't fit its kind.
@@ -180,10 +174,7 @@ class FeatureEncoder:
             block = standardize(block, self._means, self._scales)
         block[np.isnan(block)] = 0.0
         if max(block.max(), -block.min()) > _LARGEST:
-            return [
-                (int(row), self._scaled[column].name)
-                for row, column in np.argwhere(np.abs(block.T) > _LARGEST)
-            ]
+            return [(int(row), self._scaled[column].name) for row, column in np.argwhere(np.abs(block.T) > _LARGEST)]
         out[:, self._slots] = block.T
         return []
 
@@ -200,10 +191,7 @@ class _Pixels:
 
 def _could_be_pixels(values: NDArray[np.float64]) -> bool:
     return bool(
-        values.size
-        and values.min() >= 0
-        and values.max() <= JOINT_MAXIMUM
-        and (values == np.floor(values)).all()
+        values.size and values.min() >= 0 and values.max() <= JOINT_MAXIMUM and (values == np.floor(values)).all()
     )
 
 

@@ -39,7 +39,7 @@ def usable_scale(std: float) -> float:
 
 
 def standardize(values: NDArray[np.float64], mean: _Number, scale: _Number) -> NDArray[np.float64]:
-    """(values - mean) / scale as a new array, computed in halves, since a difference of two floats can overflow."""
+    """(values - mean) / scale as a new array; in halves, as the difference of two floats can overflow."""
     result = values * 0.5
     result -= mean * 0.5
     result /= scale * 0.5

@@ -58,9 +58,7 @@ class RecordReader:
                 return []
             cells = list(instance)
         else:
-            faults.append(
-                Fault(pointer, "wrong_type", "expected an object by column name, or an array of values")
-            )
+            faults.append(Fault(pointer, "wrong_type", "expected an object by column name, or an array of values"))
             return []
         return self._plain_numbers(cells) or self._checked_cells(pointer, cells, faults)
 

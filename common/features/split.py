@@ -12,9 +12,7 @@ Rows = NDArray[np.intp]
 _PURPOSE = 0x5B117  # keeps these draws apart from others made with the same seed
 
 
-def split_rows(
-    rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit, seed: int
-) -> tuple[Rows, Rows]:
+def split_rows(rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit, seed: int) -> tuple[Rows, Rows]:
     """Training rows and validation rows, each ascending; the same for the same arguments.
 
     `rows` is their number, or a class code for each of them; a row with a negative code has no label and is
@@ -45,9 +43,7 @@ def _shares(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
     shares: NDArray[np.int64] = np.minimum(rounded, np.maximum(counts - 1, 0))
     if shares.sum() == 0:
         if counts.max() < 2:
-            raise BadData(
-                "too few rows to set some aside for validation: give more rows, or ask for no validation"
-            )
+            raise BadData("too few rows to set some aside for validation: give more rows, or ask for no validation")
         shares[counts.argmax()] = 1
     return shares
 

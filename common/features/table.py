@@ -63,9 +63,7 @@ def read_labels(path: Path, column: str) -> Coded:
             raise BadData(f"column {column} holds numbers that are not whole; they can't be classes")
         series = series.cast(pl.Int64)
     if not (series.dtype.is_integer() or series.dtype in (pl.Boolean, pl.String)):
-        raise BadData(
-            f"column {column} holds neither text, booleans nor whole numbers; they can't be classes"
-        )
+        raise BadData(f"column {column} holds neither text, booleans nor whole numbers; they can't be classes")
     return _coded(series)
 
 

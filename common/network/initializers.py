@@ -25,9 +25,7 @@ def glorot_uniform(generator: np.random.Generator, inputs: int, units: int) -> N
     return generator.uniform(-limit, limit, (inputs, units))
 
 
-def initialize(
-    shape: NetworkShape, inputs: int, outputs: int, generator: np.random.Generator, out: Floats
-) -> None:
+def initialize(shape: NetworkShape, inputs: int, outputs: int, generator: np.random.Generator, out: Floats) -> None:
     """Fill the flat parameter vector `out`: He for relu, Glorot for other layers and the output, zero biases.
 
     The numbers are drawn in float64 and rounded to the dtype of `out`, so that they do not depend on it.

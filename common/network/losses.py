@@ -101,9 +101,7 @@ class CrossEntropy(Loss):
 
     def _check(self, outputs: Floats, targets: NDArray[Any]) -> None:
         if targets.dtype != np.int64 or targets.shape != outputs.shape[:1]:
-            raise ValueError(
-                f"{len(outputs)} int64 targets are needed, not {targets.dtype} of shape {targets.shape}"
-            )
+            raise ValueError(f"{len(outputs)} int64 targets are needed, not {targets.dtype} of shape {targets.shape}")
         # Read as unsigned, a negative number is a very large one: one pass checks both ends.
         if len(targets) and np.maximum.reduce(targets.view(np.uint64)) >= self.width:
             raise ValueError(f"a target is not one of the classes 0 ... {self.width - 1}")

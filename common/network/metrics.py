@@ -80,9 +80,7 @@ def regression_sums(outputs: Floats, targets: NDArray[Any], loss_sum: float) -> 
     `loss_sum` is that of the loss over these rows. Raises ValueError for other shapes.
     """
     if targets.shape != (len(targets), 1) or outputs.shape != targets.shape:
-        raise ValueError(
-            f"outputs and targets of shape (rows, 1) are needed, not {outputs.shape} and {targets.shape}"
-        )
+        raise ValueError(f"outputs and targets of shape (rows, 1) are needed, not {outputs.shape} and {targets.shape}")
     wanted = targets.astype(np.float64)
     error = outputs.astype(np.float64) - wanted
     return MetricSums(

@@ -24,9 +24,7 @@ def _quiet() -> np.errstate:
 
 def _check_inputs(x: Floats, width: int, dtype: np.dtype[Any]) -> None:
     if x.ndim != 2 or x.shape[1] != width or x.dtype != dtype:
-        raise ValueError(
-            f"{dtype} inputs of shape (rows, {width}) are needed, not {x.dtype} of shape {x.shape}"
-        )
+        raise ValueError(f"{dtype} inputs of shape (rows, {width}) are needed, not {x.dtype} of shape {x.shape}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +146,7 @@ class Network:
         batch = self._batches.get(rows)
         if batch is None:
             if rows > self.max_rows:
-                raise ValueError(
-                    f"{rows} rows are more than the {self.max_rows} that this network has room for"
-                )
+                raise ValueError(f"{rows} rows are more than the {self.max_rows} that this network has room for")
             if len(self._batches) >= _MAX_CACHED_SIZES:
                 self._batches.clear()
             batch = self._batches[rows] = self._make_batch(rows)

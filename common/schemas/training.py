@@ -35,8 +35,13 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 def clean_name(value: str) -> str:
     """A name as it is stored: any printable text; control characters and direction overrides are refused."""
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character != "\u200d" for character in value):
-        raise PydanticCustomError("invalid_name", "must not hold control characters, line breaks or direction overrides")
+    if any(
+        unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character != "\u200d"
+        for character in value
+    ):
+        raise PydanticCustomError(
+            "invalid_name", "must not hold control characters, line breaks or direction overrides"
+        )
     return value
 
 
@@ -62,7 +67,8 @@ class Dense(Record):
 
 
 Layer = Annotated[
-    Dense, BeforeValidator(choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d")))
+    Dense,
+    BeforeValidator(choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d"))),
 ]
 
 
@@ -134,7 +140,10 @@ class Schedule(Record):
 
 
 _schedule = BeforeValidator(
-    choice(("constant",), ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up"))
+    choice(
+        ("constant",),
+        ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up"),
+    )
 )
 
 
@@ -206,9 +215,9 @@ class Cluster(Record):
 
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 2
     servers: Annotated[int, BeforeValidator(lambda v: _one_server(v))] = 1
-    synchrony: Annotated[
-        Synchrony, BeforeValidator(choice(("synchronous",), ("bounded_staleness", "local_steps")))
-    ] = Synchrony()
+    synchrony: Annotated[Synchrony, BeforeValidator(choice(("synchronous",), ("bounded_staleness", "local_steps")))] = (
+        Synchrony()
+    )
 
 
 def _one_server(value: object) -> object:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from importlib.resources import files
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -26,16 +26,13 @@ def connect(url: str, *, retries: int, timeout: float = 5.0) -> Client:
 
     Repeating is safe: every script is applied once per token, and all else is idempotent.
     """
-    return cast(
-        "Client",
-        redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            health_check_interval=15,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), retries),
-            retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
-        ),
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), retries),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
     )
 
 
@@ -45,7 +42,9 @@ def explain(error: redis.RedisError) -> ChainruleError:
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
         return StoreUnavailable("The store is out of reach.", hint="Try again in a few seconds.")
     if isinstance(error, redis.OutOfMemoryError) or "OOM" in text or "MISCONF" in text:
-        return StorageFull("The store has no room left.", hint="Delete models or jobs, or give Redis more memory or disk.")
+        return StorageFull(
+            "The store has no room left.", hint="Delete models or jobs, or give Redis more memory or disk."
+        )
     return CorruptRecord("The store holds something that is not a record.")
 
 
@@ -75,14 +74,26 @@ class Script:
         source = files("common.store").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
         self._run = client.register_script(source)
 
-    def __call__(self, keys: Sequence[str], args: Sequence[str | int | float | bytes]) -> Any:  # noqa: ANN401
+    def __call__(self, keys: Sequence[str], args: Sequence[str | int | float | bytes]) -> Any:
         """Runs it; answers texts as `str`, numbers as `int`."""
         answer = self._run(keys=keys, args=args)
-        return [_text(part) for part in answer] if isinstance(answer, list) else _text(answer)
+        return [_decoded(part) for part in answer] if isinstance(answer, list) else _decoded(answer)
 
 
-def _text(value: object) -> object:
-    return value.decode() if isinstance(value, bytes) else value
+def _decoded(value: object) -> object:
+    return text(value) if isinstance(value, bytes) else value
+
+
+def text(value: object) -> str:
+    """A text that Redis answered."""
+    assert isinstance(value, bytes)
+    return value.decode()
+
+
+def raw(value: object) -> bytes:
+    """Bytes that Redis answered."""
+    assert isinstance(value, bytes)
+    return value
 
 
 def new_token() -> str:

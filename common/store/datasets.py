@@ -10,7 +10,7 @@ from common.errors import Conflict, CorruptRecord, Invalid, NotFound
 from common.identifiers import is_id
 from common.schemas.datasets import Dataset
 from common.store import keys
-from common.store.client import Client, Script, stored
+from common.store.client import Client, Script, raw, stored
 from common.store.page import Page, newest_first
 
 
@@ -61,17 +61,17 @@ class DatasetStore:
             NotFound: there is none.
 
         """
-        raw = self._client.get(keys.dataset(dataset_id)) if is_id(dataset_id, "ds") else None
-        if raw is None:
+        found = self._client.get(keys.dataset(dataset_id)) if is_id(dataset_id, "ds") else None
+        if found is None:
             raise NotFound("There is no such data set.", code="dataset_not_found")
-        return _read(raw)
+        return _read(found)
 
     @stored
-    def list(self, limit: int, cursor: str | None = None) -> Page[Dataset]:
+    def page(self, limit: int, cursor: str | None = None) -> Page[Dataset]:
         """A page of data sets, newest first."""
         page = newest_first(self._client, keys.DATASETS, limit, cursor)
-        raw = self._client.mget([keys.dataset(identifier) for identifier in page.data]) if page.data else []
-        return Page([_read(record) for record in raw if record is not None], page.next_cursor)
+        found = self._client.mget([keys.dataset(identifier) for identifier in page.data]) if page.data else []
+        return Page([_read(record) for record in found if record is not None], page.next_cursor)
 
     @stored
     def delete(self, dataset_id: str) -> None:
@@ -87,7 +87,11 @@ class DatasetStore:
         if answer == "missing":
             raise NotFound("There is no such data set.", code="dataset_not_found")
         if answer == "in_use":
-            raise Conflict("A job that has not ended uses this data set.", code="dataset_in_use", hint="Cancel the job first.")
+            raise Conflict(
+                "A job that has not ended uses this data set.",
+                code="dataset_in_use",
+                hint="Cancel the job first.",
+            )
 
 
 def reused() -> Invalid:
@@ -95,8 +99,8 @@ def reused() -> Invalid:
     return Invalid("This Idempotency-Key was used for a different request.", code="idempotency_key_reused")
 
 
-def _read(raw: bytes) -> Dataset:
+def _read(record: object) -> Dataset:
     try:
-        return Dataset.model_validate_json(raw)
+        return Dataset.model_validate_json(raw(record))
     except ValidationError as error:
         raise CorruptRecord("The description of a data set is damaged.") from error

@@ -20,7 +20,7 @@ from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, JobEvent
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
 from common.store import keys
-from common.store.client import Client, Script, new_token, pairs, stored, to_json
+from common.store.client import Client, Script, new_token, pairs, stored, text, to_json
 from common.store.datasets import Created, reused
 from common.store.page import Page, newest_first
 
@@ -106,7 +106,11 @@ class JobStore:
             case "no_dataset":
                 raise NotFound("There is no such data set.", code="dataset_not_found")
             case "queue_full":
-                raise Conflict("As many jobs as allowed are waiting.", code="queue_full", hint="Try again when some have ended.")
+                raise Conflict(
+                    "As many jobs as allowed are waiting.",
+                    code="queue_full",
+                    hint="Try again when some have ended.",
+                )
         return Created(answer[1], replayed=answer[0] == "replayed")
 
     @stored
@@ -124,7 +128,9 @@ class JobStore:
         return found[0]
 
     @stored
-    def list(self, limit: int, cursor: str | None = None, *, state: State | None = None, label: str | None = None) -> Page[Job]:
+    def page(
+        self, limit: int, cursor: str | None = None, *, state: State | None = None, label: str | None = None
+    ) -> Page[Job]:
         """A page of jobs, newest first; `label` is `key:value`."""
         if label is None:
             page = newest_first(self._client, keys.jobs_in_state(state) if state else keys.JOBS, limit, cursor)
@@ -142,13 +148,16 @@ class JobStore:
         """What happened to a job, oldest first (the last 2,000 or so)."""
         self._require(job_id)
         return [
-            JobEvent(
-                id=event_id.decode(),
-                kind=fields[b"kind"].decode(),
-                at=datetime.fromisoformat(fields[b"at"].decode()),
-                data=json.loads(fields[b"data"]),
+            JobEvent.model_validate(
+                {
+                    "id": text(event_id),
+                    "kind": text(fields[b"kind"]),
+                    "at": text(fields[b"at"]),
+                    "data": json.loads(fields[b"data"]),
+                }
             )
-            for event_id, fields in self._client.xrange(keys.job_events(job_id))
+            for event_id, fields in self._client.xrange(keys.job_events(job_id)) or ()
+            if fields is not None
         ]
 
     @stored
@@ -169,7 +178,9 @@ class JobStore:
         """
         self._require(job_id)
         while True:  # the job may start, or return to the queue, between the two steps
-            answer = self._apply(job_id, "cancelled", sources_only=("queued", "paused"), fields={"stop_reason": "cancelled"})
+            answer = self._apply(
+                job_id, "cancelled", sources_only=("queued", "paused"), fields={"stop_reason": "cancelled"}
+            )
             if answer[0] == "ok":
                 return
             answer = self._ask_cancel([keys.job(job_id)], [",".join(sorted(HELD))])
@@ -213,7 +224,7 @@ class JobStore:
     def waiting(self) -> str | None:
         """The id of the job that is next to start."""
         first = self._client.zrange(keys.QUEUE, 0, 0)
-        return first[0].decode() if first else None
+        return text(first[0]) if first else None
 
     @stored
     def claim(self, job_id: str) -> Claim | None:
@@ -230,7 +241,7 @@ class JobStore:
     @stored
     def leases(self) -> list[Lease]:
         """Every held job, as a contender sees it."""
-        ids = [i.decode() for state in sorted(HELD) for i in self._client.zrange(keys.jobs_in_state(state), 0, -1)]
+        ids = [text(i) for state in sorted(HELD) for i in self._client.zrange(keys.jobs_in_state(state), 0, -1)]
         pipeline = self._client.pipeline(transaction=False)
         for job_id in ids:
             pipeline.hmget(keys.job(job_id), "fence", "lease", "attempt", "cancel")
@@ -262,7 +273,9 @@ class JobStore:
         return bool(answer[0] == "ok")
 
     @stored
-    def succeed(self, claim: Claim, stop_reason: StopReason, metrics: Mapping[str, float], model: tuple[str, str]) -> None:
+    def succeed(
+        self, claim: Claim, stop_reason: StopReason, metrics: Mapping[str, float], model: tuple[str, str]
+    ) -> None:
         """`running` → `succeeded`, and the model (its id and name) is published in the same step.
 
         Raises:
@@ -271,10 +284,15 @@ class JobStore:
         """
         fields = {"stop_reason": stop_reason, "metrics": to_json(dict(metrics))}
         event = {"stop_reason": stop_reason, "model_id": model[0]}
-        self._held(claim, self._apply(claim.job_id, "succeeded", fence=claim.fence, fields=fields, event=event, model=model))
+        self._held(
+            claim,
+            self._apply(claim.job_id, "succeeded", fence=claim.fence, fields=fields, event=event, model=model),
+        )
 
     @stored
-    def end_cancelled(self, claim: Claim, metrics: Mapping[str, float] | None = None, model: tuple[str, str] | None = None) -> None:
+    def end_cancelled(
+        self, claim: Claim, metrics: Mapping[str, float] | None = None, model: tuple[str, str] | None = None
+    ) -> None:
         """→ `cancelled`, keeping the best weights so far as a model if there are any.
 
         Raises:
@@ -283,7 +301,10 @@ class JobStore:
         """
         fields = {"stop_reason": "cancelled"} | ({"metrics": to_json(dict(metrics))} if metrics else {})
         event = {"model_id": model[0]} if model else {}
-        self._held(claim, self._apply(claim.job_id, "cancelled", fence=claim.fence, fields=fields, event=event, model=model))
+        self._held(
+            claim,
+            self._apply(claim.job_id, "cancelled", fence=claim.fence, fields=fields, event=event, model=model),
+        )
 
     @stored
     def fail(self, claim: Claim, error: JobError) -> None:
@@ -369,7 +390,7 @@ class JobStore:
         model: tuple[str, str] | None = None,
         raise_fence: bool = False,
         raise_attempt: bool = False,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         now = self._time()
         request = self._client.hget(keys.job(job_id), "request")
         if request is None:
@@ -434,24 +455,25 @@ def _no_such_job() -> NotFound:
 
 
 def _read(fields: dict[bytes, bytes], rank: int | None) -> Job:
-    text = {name.decode(): value.decode() for name, value in fields.items()}
-    optional = {name: text.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")}
+    known = {text(name): text(value) for name, value in fields.items()}
+    optional = {
+        name: known.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")
+    }
     try:
         return Job.model_validate(
             {
                 **optional,
-                "id": text["id"],
-                "state": text["state"],
-                "revision": int(text["revision"]),
-                "attempt": int(text["attempt"]),
-                "created_at": text["created_at"],
+                "id": known["id"],
+                "state": known["state"],
+                "revision": int(known["revision"]),
+                "attempt": int(known["attempt"]),
+                "created_at": known["created_at"],
                 "queue_position": rank,
-                "request": json.loads(text["request"]),
-                "task": text["task"],
-                "labels": json.loads(text["labels"]),
-                **{name: json.loads(text[name]) for name in ("progress", "metrics", "error") if text.get(name)},
+                "request": json.loads(known["request"]),
+                "task": known["task"],
+                "labels": json.loads(known["labels"]),
+                **{name: json.loads(known[name]) for name in ("progress", "metrics", "error") if known.get(name)},
             }
         )
-    except (KeyError, ValueError, ValidationError) as error:
+    except (AssertionError, KeyError, ValueError, ValidationError) as error:
         raise CorruptRecord("The record of a job is damaged.") from error
-

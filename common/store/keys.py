@@ -42,8 +42,11 @@ def dataset_versions(name: str) -> str:
 
 
 def job(job_id: str) -> str:
-    """Hash: the fields of a job (JSON where they are not text or whole numbers), and `seq`, `fence`, `lease`,
-    `cancel` (1 once asked for) and `token` (of the last write, so that a repeated write is applied once)."""  # noqa: D209
+    """Hash: the fields of a job, JSON where they are not text or whole numbers.
+
+    Beside them `seq`, `fence`, `lease`, `cancel` (1 once asked for) and `token` (of the last write, so that a
+    repeated write is applied once).
+    """
     return f"{ROOT}job:{job_id}"
 
 
@@ -73,8 +76,11 @@ def idempotency(scope: str, key: str) -> str:
 
 
 def model(model_id: str) -> str:
-    """Hash: `record` (JSON), `version`, `document` (encoder, target and network as JSON), `weights` (float32,
-    little endian), `sha256` of document and weights. Without `version` it is not published, and expires."""  # noqa: D209
+    """Hash with `record`, `version`, `document`, `weights` and `sha256`.
+
+    `document` is encoder, target and network as JSON, `weights` float32 in little endian, `sha256` that of both.
+    Without `version` a model is not published, and expires.
+    """
     return f"{ROOT}model:{model_id}"
 
 

@@ -14,7 +14,7 @@ from common.identifiers import is_id
 from common.schemas.models import Model
 from common.schemas.training import MODEL_NAME
 from common.store import keys
-from common.store.client import Client, Script, stored, to_json
+from common.store.client import Client, Script, raw, stored, text, to_json
 from common.store.page import Page, newest_first
 
 UNPUBLISHED_SECONDS = 3600
@@ -75,7 +75,7 @@ class ModelStore:
         found = self._client.zrangebyscore(index, version, version) if version else self._client.zrevrange(index, 0, 0)
         if not found:
             raise _no_such_model()
-        return str(found[0].decode())
+        return text(found[0])
 
     @stored
     def get(self, model_id: str) -> Model:
@@ -85,7 +85,9 @@ class ModelStore:
             NotFound: there is none of that id.
 
         """
-        record, version = self._client.hmget(keys.model(model_id), "record", "version") if is_id(model_id, "mdl") else (None, None)
+        record, version = (
+            self._client.hmget(keys.model(model_id), "record", "version") if is_id(model_id, "mdl") else (None, None)
+        )
         if record is None or version is None:
             raise _no_such_model()
         return _read(record, version)
@@ -103,16 +105,16 @@ class ModelStore:
         values = self._client.hmget(keys.model(model_id), *names) if is_id(model_id, "mdl") else [None] * len(names)
         if values[0] is None or values[1] is None:
             raise _no_such_model()
-        record, version, document, weights, checksum = values
-        if weights is None or document is None or _checksum(document, weights).encode() != checksum:
-            raise _corrupt()
         try:
+            record, version, document, weights, checksum = map(raw, values)
+            if _checksum(document, weights).encode() != checksum:
+                raise _corrupt()
             return StoredModel(_read(record, version), json.loads(document), weights)
-        except ValueError as error:
+        except (AssertionError, ValueError) as error:
             raise _corrupt() from error
 
     @stored
-    def list(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
+    def page(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
         """A page of models, newest first; with `name`, of its versions."""
         if name is not None and re.match(MODEL_NAME, name) is None:
             return Page([], None)
@@ -148,8 +150,8 @@ def _corrupt() -> CorruptRecord:
     return CorruptRecord("The stored model is damaged.", code="model_corrupt", hint="Train it again from its job.")
 
 
-def _read(record: bytes, version: bytes) -> Model:
+def _read(record: object, version: object) -> Model:
     try:
-        return Model.model_validate_json(record).model_copy(update={"version": int(version)})
-    except (ValueError, ValidationError) as error:
+        return Model.model_validate_json(raw(record)).model_copy(update={"version": int(raw(version))})
+    except (AssertionError, ValueError, ValidationError) as error:
         raise _corrupt() from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from common.errors import Fault, Invalid
-from common.store.client import Client
+from common.store.client import Client, text
 
 Item = TypeVar("Item")
 _CURSOR = re.compile(rb"before:([0-9]{1,15})\Z")
@@ -36,7 +36,10 @@ def read_cursor(cursor: str | None) -> int | None:
     except ValueError:
         match = None
     if match is None:
-        raise Invalid("The cursor is not valid.", [Fault("cursor", "invalid_cursor", "must come from `next_cursor` of a list")])
+        raise Invalid(
+            "The cursor is not valid.",
+            [Fault("cursor", "invalid_cursor", "must come from `next_cursor` of a list")],
+        )
     return int(match[1])
 
 
@@ -50,5 +53,5 @@ def newest_first(client: Client, index: str, limit: int, cursor: str | None) -> 
     found = client.zrevrangebyscore(
         index, "+inf" if before is None else f"({before}", "-inf", start=0, num=limit + 1, withscores=True
     )
-    ids = [(identifier.decode(), int(place)) for identifier, place in found[:limit]]
+    ids = [(text(pair[0]), int(pair[1])) for pair in found[:limit]]
     return Page([identifier for identifier, _ in ids], _write_cursor(ids[-1][1]) if len(found) > limit else None)

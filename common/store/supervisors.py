@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from common.schemas.cluster import SupervisorReport
 from common.store import keys
-from common.store.client import Client, stored
+from common.store.client import Client, stored, text
 
 FRESH_SECONDS = 10
 """A report counts for so long."""
@@ -38,15 +38,15 @@ class SupervisorStore:
         ids = self._client.zrange(keys.SUPERVISORS, 0, -1)
         if not ids:
             return []
-        raw = self._client.mget([keys.supervisor(i.decode()) for i in ids])
-        stale = [i for i, report in zip(ids, raw, strict=True) if report is None]
+        reports = self._client.mget([keys.supervisor(text(i)) for i in ids])
+        stale = [text(i) for i, report in zip(ids, reports, strict=True) if report is None]
         if stale:
             self._client.zrem(keys.SUPERVISORS, *stale)
-        return [report for report in map(_read, raw) if report is not None]
+        return [report for report in map(_read, reports) if report is not None]
 
 
-def _read(raw: bytes | None) -> SupervisorReport | None:
+def _read(raw: object) -> SupervisorReport | None:
     try:
-        return SupervisorReport.model_validate_json(raw) if raw else None
+        return SupervisorReport.model_validate_json(raw) if isinstance(raw, bytes) else None
     except ValidationError:
         return None

@@ -30,7 +30,11 @@ router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _FORMATS = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
 
-DatasetName = Annotated[str, Query(min_length=1, max_length=200, description="A name; the same again is its next version."), AfterValidator(clean_name)]
+DatasetName = Annotated[
+    str,
+    Query(min_length=1, max_length=200, description="A name; the same again is its next version."),
+    AfterValidator(clean_name),
+]
 
 
 class Rows(Record):
@@ -43,7 +47,10 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "text/csv": {"schema": {"type": "string"}, "example": "petal_length,petal_width,species\n1.4,0.2,setosa\n4.7,1.4,versicolor\n"},
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "petal_length,petal_width,species\n1.4,0.2,setosa\n4.7,1.4,versicolor\n",
+            },
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
@@ -57,9 +64,13 @@ async def upload(
     behind: Behind,
     idempotency_key: IdempotencyKey,
     name: DatasetName = "dataset",
-    header: Annotated[bool, Query(description="CSV: whether the first line names the columns; else they are c0, c1, …")] = True,
+    header: Annotated[
+        bool, Query(description="CSV: whether the first line names the columns; else they are c0, c1, …")
+    ] = True,
     delimiter: Annotated[str, Query(min_length=1, max_length=1, description="CSV: what separates cells.")] = ",",
-    null: Annotated[list[str] | None, Query(description="CSV: what stands for a missing value; replaces the default.")] = None,
+    null: Annotated[
+        list[str] | None, Query(description="CSV: what stands for a missing value; replaces the default.")
+    ] = None,
 ) -> Dataset:
     """Uploads a CSV or Parquet file as the raw body. Column types are inferred from all rows and described."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -93,7 +104,7 @@ async def upload(
 @router.get("", responses=errors(422))
 def list_datasets(behind: Behind, limit: Limit = 50, cursor: Cursor = None) -> Listing[Dataset]:
     """Data sets, newest first."""
-    return Listing.of(behind.stores.datasets.list(limit, cursor))
+    return Listing.of(behind.stores.datasets.page(limit, cursor))
 
 
 @router.get("/{dataset_id}", responses=errors(404))

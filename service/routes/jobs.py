@@ -35,7 +35,10 @@ class History(BaseModel):
 
 
 _EXAMPLES = {
-    "short": {"summary": "All defaults", "value": {"dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y", "target": "species"}},
+    "short": {
+        "summary": "All defaults",
+        "value": {"dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y", "target": "species"},
+    },
     "full": {
         "summary": "A network of one's own",
         "value": {
@@ -54,7 +57,12 @@ _EXAMPLES = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrainingRequest"}, "examples": _EXAMPLES}},
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/TrainingRequest"},
+                "examples": _EXAMPLES,
+            }
+        },
     }
 }
 
@@ -63,7 +71,10 @@ _BODY = {
     "",
     status_code=201,
     response_model=Job,
-    responses={200: {"model": DryRun, "description": "With `dry_run=true`: what the job would come to"}, **errors(400, 404, 409, 413, 415, 422, 507)},
+    responses={
+        200: {"model": DryRun, "description": "With `dry_run=true`: what the job would come to"},
+        **errors(400, 404, 409, 413, 415, 422, 507),
+    },
     openapi_extra=_BODY,
 )
 def submit(
@@ -116,12 +127,14 @@ def list_jobs(
     limit: Limit = 50,
     cursor: Cursor = None,
     state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
-    label: Annotated[str | None, Query(max_length=300, description="Only jobs with this label, as `key:value`.")] = None,
+    label: Annotated[
+        str | None, Query(max_length=300, description="Only jobs with this label, as `key:value`.")
+    ] = None,
 ) -> Listing[Job]:
     """Jobs, newest first."""
     if label is not None and ":" not in label:
         raise Invalid("The request has a fault.", [Fault("label", "wrong_form", "must be `key:value`")])
-    return Listing.of(behind.stores.jobs.list(limit, cursor, state=state, label=label))
+    return Listing.of(behind.stores.jobs.page(limit, cursor, state=state, label=label))
 
 
 @router.get("/{job_id}", responses=errors(404))

@@ -30,7 +30,7 @@ def list_models(
     name: Annotated[str | None, Query(max_length=63, description="Only versions of this name.")] = None,
 ) -> Listing[Model]:
     """Models, newest first."""
-    return Listing.of(behind.stores.models.list(limit, cursor, name=name))
+    return Listing.of(behind.stores.models.page(limit, cursor, name=name))
 
 
 @router.get("/{ref}", responses=errors(404))

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from common.errors import UnsupportedMedia, Unreadable
+from common.errors import Unreadable, UnsupportedMedia
 from common.settings import Settings
 from common.store.page import Page
 from common.store.stores import Stores
@@ -48,7 +48,10 @@ def check_key(request: Request, behind: Behind) -> None:
 
 def _clean_key(value: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:
     if value is not None and not (1 <= len(value) <= 255 and value.isascii() and value.isprintable()):
-        raise Unreadable("An Idempotency-Key must have 1 to 255 printable ASCII characters.", code="malformed_idempotency_key")
+        raise Unreadable(
+            "An Idempotency-Key must have 1 to 255 printable ASCII characters.",
+            code="malformed_idempotency_key",
+        )
     return value
 
 
@@ -112,4 +115,7 @@ def check_encoding(request: Request) -> None:
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the problems a route answers with, beside those of every route."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "Problem", "model": Problem, "content": content} for status in sorted({401, 503, *statuses})}
+    return {
+        status: {"description": "Problem", "model": Problem, "content": content}
+        for status in sorted({401, 503, *statuses})
+    }

@@ -118,9 +118,7 @@ def test_only_training_rows_are_learned_from() -> None:
 
 
 def test_a_missing_number_stands_at_the_mean_and_a_constant_column_at_zero() -> None:
-    encoder = fit(
-        {"x": ("numeric", [1.0, None, 3.0]), "k": ("numeric", [5.0] * 3), "none": ("numeric", [None] * 3)}
-    )
+    encoder = fit({"x": ("numeric", [1.0, None, 3.0]), "k": ("numeric", [5.0] * 3), "none": ("numeric", [None] * 3)})
     matrix = encoder.encode_records([{"x": None, "k": 5, "none": None}, [3, 6, 2]])
     np.testing.assert_array_equal(matrix, [[0, 0, 0], [1, 1, 2]])
 
@@ -134,9 +132,7 @@ def test_an_unknown_category_is_all_zeros_and_a_missing_one_its_own_if_training_
     with_missing = fit({"c": ("categorical", ["b", "a", None])})
     without = fit({"c": ("categorical", ["b", "a", "b"])})
     instances = [["a"], ["b"], [None], ["never seen"]]
-    np.testing.assert_array_equal(
-        with_missing.encode_records(instances), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
-    )
+    np.testing.assert_array_equal(with_missing.encode_records(instances), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
     np.testing.assert_array_equal(without.encode_records(instances), [[1, 0], [0, 1], [0, 0], [0, 0]])
     assert with_missing.inputs[0].categories == ("a", "b")
 
@@ -205,9 +201,7 @@ def test_the_matrix_may_be_written_to_memory_that_is_there() -> None:
 
 
 def test_unusable_columns_are_refused() -> None:
-    table = table_of(
-        {"x": ("numeric", [1, 2]), "c": ("categorical", ["a", "b"]), "inf": ("numeric", [math.inf, 1])}
-    )
+    table = table_of({"x": ("numeric", [1, 2]), "c": ("categorical", ["a", "b"]), "inf": ("numeric", [math.inf, 1])})
     cases: list[list[tuple[str, FeatureKind]]] = [
         [],
         [("x", "numeric"), ("x", "numeric")],
@@ -261,9 +255,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
         (None, [("", "wrong_type")]),
     ],
 )
-def test_what_is_wrong_with_a_record_is_told_with_a_pointer(
-    instance: object, faults: list[tuple[str, str]]
-) -> None:
+def test_what_is_wrong_with_a_record_is_told_with_a_pointer(instance: object, faults: list[tuple[str, str]]) -> None:
     good = [1, True, "x"]
     expected = [(f"/instances/1{tail}", code) for tail, code in faults]
     assert faults_of(fit(MIXED), [good, instance]) == expected
@@ -300,8 +292,7 @@ def tables(draw: st.DrawFn) -> dict[str, tuple[FeatureKind, Cells]]:
     count = draw(st.integers(1, 12))
     kinds = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=20))
     return {
-        f"c{i}": (kind, draw(st.lists(KINDS[kind], min_size=count, max_size=count)))
-        for i, kind in enumerate(kinds)
+        f"c{i}": (kind, draw(st.lists(KINDS[kind], min_size=count, max_size=count))) for i, kind in enumerate(kinds)
     }
 
 
@@ -359,9 +350,7 @@ def test_rows_are_encoded_in_chunks_without_a_seam(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
-    frame = pl.DataFrame(
-        {"n": [1, None, 3], "f": [0.5, None, 2.5], "b": [True, None, False], "c": ["y", None, "x"]}
-    )
+    frame = pl.DataFrame({"n": [1, None, 3], "f": [0.5, None, 2.5], "b": [True, None, False], "c": ["y", None, "x"]})
     frame = frame.with_columns(pl.lit("2020-01-01").str.to_date().alias("day"))
     frame.write_parquet(tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet", ["c", "b", "f", "n"])
@@ -377,9 +366,7 @@ def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
 
 
 def test_labels_keep_their_type(tmp_path: Path) -> None:
-    frame = pl.DataFrame(
-        {"i": [7, None, -3], "b": [True, False, None], "s": ["b", "a", "b"], "w": [2.0, 1.0, None]}
-    )
+    frame = pl.DataFrame({"i": [7, None, -3], "b": [True, False, None], "s": ["b", "a", "b"], "w": [2.0, 1.0, None]})
     frame.with_columns(f=pl.Series([0.5, 1.0, 2.0])).write_parquet(tmp_path / "t.parquet")
     labels = {name: read_labels(tmp_path / "t.parquet", name) for name in "ibsw"}
     assert {name: coded.values for name, coded in labels.items()} == {
@@ -428,9 +415,7 @@ def test_numbers_survive_scaling_and_back(numbers: list[float]) -> None:
     target = NumberTarget.fit(values, np.arange(len(values)))
     scaled = target.encode(values, np.float64)
     assert scaled.shape == (len(values), 1)
-    np.testing.assert_allclose(
-        target.decode(scaled)[:, 0], values, rtol=1e-12, atol=1e-14 * np.abs(values).max()
-    )
+    np.testing.assert_allclose(target.decode(scaled)[:, 0], values, rtol=1e-12, atol=1e-14 * np.abs(values).max())
     assert target_from_document(json.loads(json.dumps(target.to_document()))) == target
 
 

@@ -18,9 +18,7 @@ quick = settings(max_examples=40, deadline=None, derandomize=True, database=None
 
 @quick
 @given(st.integers(2, 50), st.lists(st.integers(0, 50), max_size=4), st.integers(0, 2**32))
-def test_merged_shards_have_scikit_learns_classification_metrics(
-    rows: int, cuts: list[int], seed: int
-) -> None:
+def test_merged_shards_have_scikit_learns_classification_metrics(rows: int, cuts: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)
     outputs = generator.normal(size=(rows, 3))
     targets = generator.integers(0, 3, rows)
@@ -56,8 +54,7 @@ def test_merged_shards_have_scikit_learns_regression_metrics_in_the_targets_unit
     targets, outputs = generator.normal(size=(2, rows, 1))
     bounds = sorted(min(cut, rows) for cut in cuts)
     shards = [
-        regression_sums(outputs[a:b], targets[a:b], 0.0)
-        for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
+        regression_sums(outputs[a:b], targets[a:b], 0.0) for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
     ]
     sums = reduce(MetricSums.merge, shards, MetricSums())
     true, predicted = targets * scale + offset, outputs * scale + offset

@@ -65,9 +65,7 @@ def make_case(shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: 
     parameters += generator.normal(0, 0.1, parameters.shape)  # biases other than zero
     x = generator.normal(size=(rows, inputs))
     targets = (
-        generator.integers(0, outputs, rows)
-        if loss.kind == "cross_entropy"
-        else generator.normal(size=(rows, outputs))
+        generator.integers(0, outputs, rows) if loss.kind == "cross_entropy" else generator.normal(size=(rows, outputs))
     )
     return Case(shape, inputs, outputs, loss, parameters, x, targets, seed)
 
@@ -90,16 +88,12 @@ def cases(draw: st.DrawFn, dropout: tuple[float, ...] = (0.0,)) -> Case:
     )
 
 
-def oracle(
-    case: Case, masks: list[NDArray[np.float64] | None], smallest: list[float]
-) -> Callable[[Any], Any]:
+def oracle(case: Case, masks: list[NDArray[np.float64] | None], smallest: list[float]) -> Callable[[Any], Any]:
     """The summed loss as a function of the flat vector, written anew in autograd's terms."""
 
     def loss(vector: Any) -> Any:
         value, start, width = case.x, 0, case.inputs
-        layers = [(layer.units, layer.activation) for layer in case.shape.layers] + [
-            (case.outputs, "identity")
-        ]
+        layers = [(layer.units, layer.activation) for layer in case.shape.layers] + [(case.outputs, "identity")]
         for i, (units, activation) in enumerate(layers):
             weights = anp.reshape(vector[start : start + width * units], (width, units))
             bias = vector[start + width * units : start + width * units + units]
@@ -174,9 +168,7 @@ def test_gradients_equal_central_differences_of_the_loss(case: Case) -> None:
     assert network.gradient is not None
     gradient = network.gradient.copy()
     probe = case.network()
-    slopes = central_differences(
-        lambda: probe.gradients(case.x, case.targets, case.masks()), probe.parameters
-    )
+    slopes = central_differences(lambda: probe.gradients(case.x, case.targets, case.masks()), probe.parameters)
     assert largest_error(gradient, slopes) < 1e-6
 
 
@@ -186,9 +178,7 @@ def test_float32_gradients_are_close_to_float64_ones(case: Case) -> None:
     exact, rounded = case.network(), case.network(np.float32)
     targets = case.targets if case.loss.kind == "cross_entropy" else case.targets.astype(np.float32)
     loss = exact.gradients(case.x, case.targets, case.masks())
-    assert rounded.gradients(case.x.astype(np.float32), targets, case.masks()) == pytest.approx(
-        loss, rel=1e-4
-    )
+    assert rounded.gradients(case.x.astype(np.float32), targets, case.masks()) == pytest.approx(loss, rel=1e-4)
     assert exact.gradient is not None
     assert rounded.gradient is not None
     assert rounded.gradient.dtype == np.float32
@@ -303,9 +293,7 @@ def test_parameters_may_be_read_only_and_change_from_outside() -> None:
     shared = case.parameters.copy()
     seen = shared.view()
     seen.flags.writeable = False
-    network = Network(
-        case.shape, 4, 3, case.loss, max_rows=5, parameters=seen, gradient=np.empty_like(shared)
-    )
+    network = Network(case.shape, 4, 3, case.loss, max_rows=5, parameters=seen, gradient=np.empty_like(shared))
     first = network.gradients(case.x, case.targets)
     network.gradients(case.x, case.targets)
     assert network.gradient is not None
@@ -321,9 +309,7 @@ def test_a_diverged_network_says_so_in_its_loss_without_a_warning() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    case = make_case(
-        NetworkShape(layers=(Dense(units=3, dropout=0.5),)), 4, 3, CrossEntropy(), rows=5, seed=3
-    )
+    case = make_case(NetworkShape(layers=(Dense(units=3, dropout=0.5),)), 4, 3, CrossEntropy(), rows=5, seed=3)
     network = case.network()
     with pytest.raises(ValueError, match="masks"):
         network.gradients(case.x, case.targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
@@ -29,9 +28,7 @@ from service.ingest import Parsed, ParseLimits, ParseOptions, parse_in_child
 ROOMY = ParseLimits()
 
 
-def parse(
-    folder: Path, content: bytes, options: ParseOptions | None = None, limits: ParseLimits = ROOMY
-) -> Parsed:
+def parse(folder: Path, content: bytes, options: ParseOptions | None = None, limits: ParseLimits = ROOMY) -> Parsed:
     """Parse in this process, which is quicker than in a child and otherwise the same."""
     source = folder / "source"
     source.write_bytes(content)
@@ -133,9 +130,7 @@ REFUSED: list[tuple[str, bytes, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("content", "pointer", "code"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED]
-)
+@pytest.mark.parametrize(("content", "pointer", "code"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
 def test_csv_is_refused_with_row_and_column(tmp_path: Path, content: bytes, pointer: str, code: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse(tmp_path, content)
@@ -178,8 +173,7 @@ def test_text_in_the_last_row_of_a_number_column_is_reported(tmp_path: Path) -> 
     parsed = parse(tmp_path, b"age\n" + b"".join(b"%d\n" % (i % 30) for i in range(999)) + b"old\n")
     assert column(parsed, "age").kind == "categorical"
     assert parsed.warnings == (
-        "column age: 1 of 1,000 values are not numbers (first at row 1000); "
-        "the column is treated as categorical",
+        "column age: 1 of 1,000 values are not numbers (first at row 1000); the column is treated as categorical",
     )
     assert "old" not in " ".join(parsed.warnings)
 
@@ -234,9 +228,7 @@ def test_any_quoted_text_comes_back_as_it_was(
     frame = stored(folder)
     for place, name in enumerate("ab"):
         if frame[name].dtype == pl.String:
-            assert (
-                frame[name].to_list() == pl.Series([row[place] for row in rows]).str.strip_chars().to_list()
-            )
+            assert frame[name].to_list() == pl.Series([row[place] for row in rows]).str.strip_chars().to_list()
 
 
 def parquet(folder: Path, frame: pl.DataFrame, **options: int) -> bytes:
@@ -288,9 +280,7 @@ def test_an_infinite_number_in_parquet_is_refused_at_its_row(tmp_path: Path) -> 
     assert caught.value.faults[0].pointer == "row 3, column a"
 
 
-def test_a_parquet_bomb_is_refused_before_it_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = parquet(tmp_path, pl.DataFrame({"a": np.zeros(5_000_000), "b": np.zeros(5_000_000)}))
     assert len(content) < 100_000
     monkeypatch.setattr(parser, "_canonical", None)
@@ -332,19 +322,6 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     assert caught.value.faults[0].code == "encrypted"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.data())
-def test_a_damaged_parquet_file_is_read_or_refused_but_never_crashes_otherwise(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    folder = tmp_path_factory.mktemp("parquet")
-    content = bytearray(parquet(folder, pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})))
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(Invalid, TooLarge, MemoryError):
-        parse(folder, bytes(content), PARQUET)
-
-
 def child(folder: Path, content: bytes, options: ParseOptions, limits: ParseLimits = ROOMY) -> Parsed:
     (folder / "upload").write_bytes(content)
     return parse_in_child(folder / "upload", folder / "out.parquet", options, limits)
@@ -352,7 +329,9 @@ def child(folder: Path, content: bytes, options: ParseOptions, limits: ParseLimi
 
 def test_a_child_gives_the_same_answer(tmp_path: Path) -> None:
     content = "a,b\n1,ü\n2,?\n".encode()
-    assert child(tmp_path, content, ParseOptions()) == parse(tmp_path, content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LANG", "en_US.ISO-8859-1")
+        assert child(tmp_path, content, ParseOptions()) == parse(tmp_path, content)
     assert stored(tmp_path).rows() == [(1, "ü"), (2, None)]
 
 
@@ -375,6 +354,16 @@ def test_a_child_out_of_memory_leaves_the_parent_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize("place", [50, 191, 300, 500, 700])
+def test_a_damaged_parquet_file_ends_the_child_at_most(tmp_path: Path, place: int) -> None:
+    content = bytearray(parquet(tmp_path, pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})))
+    content[place] = 1  # the first two make the decoder ask for all memory there is, and abort
+    try:
+        assert child(tmp_path, bytes(content), PARQUET).rows == 2
+    except Invalid as error:
+        assert error.stable_code in ("invalid_data", "parser_failed")  # noqa: PT017
+
+
 def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless")
     start = time.monotonic()
@@ -393,9 +382,7 @@ def test_a_child_imports_nothing_from_the_folder_of_uploads(tmp_path: Path) -> N
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise pl.exceptions.ComputeError(
-            f"parquet: underlying IO error: {os.strerror(code)} (os error {code})"
-        )
+        raise pl.exceptions.ComputeError(f"parquet: underlying IO error: {os.strerror(code)} (os error {code})")
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
     with pytest.raises(StorageFull):
@@ -417,6 +404,4 @@ def test_the_parser_is_a_program_with_one_argument_and_one_answer(tmp_path: Path
     answer = json.loads(subprocess.run(command, cwd=root, capture_output=True, check=True).stdout)
     assert answer["rows"] == 1
     assert [c["name"] for c in answer["columns"]] == ["a", "b"]
-    assert (
-        resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY
-    )  # the child's limits are its own
+    assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY  # the child's limits are its own

@@ -1,0 +1,109 @@
+"""What tests share: a real Redis, stores over it, the API, and a whole stack of real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from common import processes
+from common.settings import Settings
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.stores import Stores, open_stores
+from service.app import create_app
+from service.client import ApiClient
+from service.redis_server import start_redis
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CHAINRULE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis of the test run's own."""
+    with tempfile.TemporaryDirectory(prefix="cr", dir="/tmp") as folder:
+        socket = Path(folder) / "redis.sock"
+        process = start_redis(Path(folder) / "redis", socket, Path(folder) / "redis.log", {})
+        yield f"unix://{socket}"
+        processes.stop(process)
+
+
+@pytest.fixture
+def stores(redis_url: str, tmp_path: Path) -> Iterator[Stores]:
+    """Empty stores."""
+    client = connect(redis_url, retries=1)
+    client.flushall()
+    files = DataFolder(tmp_path / "data")
+    files.prepare()
+    yield open_stores(client, files)
+    client.close()
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of an API process on this Redis."""
+    return Settings(redis_url=redis_url, state_dir=tmp_path)
+
+
+@pytest.fixture
+def api(settings: Settings, stores: Stores) -> Iterator[TestClient]:
+    """The API in this process, over real stores."""
+    with TestClient(create_app(settings, stores), base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+
+
+@dataclass
+class RunningStack:
+    """`chainrule up` as a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    state_dir: Path
+    seconds_to_ready: float
+
+    @property
+    def client(self) -> ApiClient:
+        """Speaks to it."""
+        return ApiClient(self.url)
+
+    def stop(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+def start_stack(state_dir: Path, **environment: str) -> RunningStack:
+    """Starts `chainrule up` on a free port and waits for its address."""
+    command = [sys.executable, "-P", "-m", "service.cli", "up", "--port", "0", "--state-dir", str(state_dir)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if found := re.search(r"answers at (http://\S+) \(ready in ([0-9.]+) s", line):
+            return RunningStack(process, found[1], state_dir, float(found[2]))
+    process.wait()
+    raise AssertionError(f"the stack ended with {process.returncode}: {''.join(said)}")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A whole stack that tests share."""
+    running = start_stack(tmp_path_factory.mktemp("stack"))
+    yield running
+    assert running.stop() == 0
