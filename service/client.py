@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from common.lifecycle import TERMINAL
 
@@ -30,7 +30,7 @@ class ApiClient:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30, write=None, read=900))
+        self._http = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(30, write=None, read=900))
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request; its answer as Python values, None for an empty one.
@@ -41,7 +41,7 @@ class ApiClient:
         """
         try:
             answer = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise ApiError(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
         if answer.is_success:
             return answer.json() if answer.content else None
@@ -106,7 +106,7 @@ class ApiClient:
         return items
 
 
-def _explain(answer: httpx.Response) -> str:
+def _explain(answer: httpx2.Response) -> str:
     try:
         problem = answer.json()
         lines = [f"{problem['detail']} ({problem['code']})"]
