@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,7 +23,9 @@ STACK_VARIABLE = "CHAINRULE_STACK"
 class Settings(BaseSettings):
     """What an operator may choose; each field is the CHAINRULE_ variable of the same name."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     redis_url: str | None = None
     """The Redis to use, e.g. redis://host:6379/0. Unset: an embedded one."""
@@ -84,7 +87,10 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether the API can be reached from this machine only."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host == "localhost"
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.errors import ChainruleError, OutOfMemory
@@ -72,9 +72,10 @@ class Group(Protocol):
 
 
 class ServerProcess:
-    """The parameter server in a process of its own."""
+    """The parameter server in a process of its own, which waits until it is given a task."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def prepare(self, task: TrainingTask) -> str:
+        """Makes the server, its parameters drawn from the task's seed; where workers attach."""
         dtype = np.dtype(task.dtype)
         self._channel = SharedMemoryServer(task.parameters, dtype)
         initial = np.empty(task.parameters, dtype)
@@ -82,9 +83,6 @@ class ServerProcess:
         initialize(task.shape, task.inputs, task.outputs, generator, initial)
         optimizer = make_optimizer(task.optimizer, task.parameters, dtype)
         self._server = ParameterServer(self._channel, optimizer, initial)
-
-    def address(self) -> str:
-        """Where workers attach."""
         return self._channel.address
 
     def attach(self, workers: list[str]) -> None:
@@ -114,15 +112,13 @@ class ServerProcess:
 
 
 class WorkerProcess:
-    """A gradient worker in a process of its own."""
+    """A gradient worker in a process of its own, which waits until it is given a task."""
 
-    def __init__(self, rank: int, task: TrainingTask, data: TrainingData, server: str) -> None:
+    def prepare(self, rank: int, task: TrainingTask, data: TrainingData, server: str) -> str:
+        """Makes the worker; where the server reads its gradient."""
         self._rank = rank
         self._channel = SharedMemoryWorker(server, task.parameters, np.dtype(task.dtype))
         self._worker = GradientWorker(rank, task, data, self._channel)
-
-    def address(self) -> str:
-        """Where the server reads this worker's gradient."""
         return self._channel.address
 
     def run_epoch(self, epoch: int, version: int) -> EpochSums:
@@ -135,12 +131,7 @@ class WorkerProcess:
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
-        return {
-            "role": "worker",
-            "rank": self._rank,
-            "pid": os.getpid(),
-            "gradients": self._worker.gradients_pushed,
-        }
+        return {"role": "worker", "rank": self._rank, "pid": os.getpid(), "gradients": self._worker.gradients_pushed}
 
 
 _remote: Any = ray.remote  # its types know nothing of concurrency groups
@@ -148,27 +139,61 @@ ServerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control":
 WorkerActor = _remote(num_cpus=0, max_restarts=0)(WorkerProcess)
 
 
+class ActorPool:
+    """Processes that are up before there is a task for them: to start one takes a second, to use one a millisecond.
+
+    All are on the machine of their driver, where shared memory joins them. A process serves one task and is ended.
+    """
+
+    def __init__(self) -> None:
+        self._here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._servers: list[Any] = []
+        self._workers: list[Any] = []
+
+    def fill(self, workers: int) -> None:
+        """Brings the pool to one server and so many workers, and waits until they are up.
+
+        Raises:
+            ProcessLost: one did not come up.
+
+        """
+        while not self._servers:
+            self._servers.append(self._new(ServerActor))
+        while len(self._workers) < workers:
+            self._workers.append(self._new(WorkerActor))
+        get([actor.__ray_ready__.remote() for actor in (*self._servers, *self._workers)])
+
+    def take(self, workers: int) -> tuple[Any, list[Any]]:
+        """A server and so many workers, from the pool as far as it goes."""
+        server = self._servers.pop() if self._servers else self._new(ServerActor)
+        taken = [self._workers.pop() if self._workers else self._new(WorkerActor) for _ in range(workers)]
+        return server, taken
+
+    def group(self, task: TrainingTask, data: TrainingData) -> ActorGroup:
+        """The processes of one run, ready to begin."""
+        return ActorGroup(*self.take(task.workers), task, data)
+
+    def _new(self, actor: Any) -> Any:
+        return actor.options(scheduling_strategy=self._here).remote()
+
+
 class ActorGroup:
-    """A `Group` of Ray actors on the machine of their driver, where shared memory joins them.
+    """A `Group` of Ray actors.
 
     Raises:
-        ProcessLost: an actor did not come up.
+        ProcessLost: an actor is not there.
 
     """
 
-    def __init__(self, task: TrainingTask, data: TrainingData) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._data = ray.put(data)  # one copy per machine; workers map it, read-only
-        self._server: Any = ServerActor.options(scheduling_strategy=here).remote(task)
-        self._workers: list[Any] = []
+    def __init__(self, server: Any, workers: list[Any], task: TrainingTask, data: TrainingData) -> None:
+        self._server = server
+        self._workers = workers
         self._epoch: list[Any] = []
+        self._data = ray.put(data)  # one copy for the machine; workers map it, read-only
         try:
-            address = self._get(self._server.address.remote())
-            self._workers = [
-                WorkerActor.options(scheduling_strategy=here).remote(rank, task, self._data, address)
-                for rank in range(task.workers)
-            ]
-            self._get(self._server.attach.remote(self._get([worker.address.remote() for worker in self._workers])))
+            address = get(server.prepare.remote(task))
+            prepared = [worker.prepare.remote(rank, task, self._data, address) for rank, worker in enumerate(workers)]
+            get(server.attach.remote(get(prepared)))
         except BaseException:
             self.close()
             raise
@@ -183,49 +208,58 @@ class ActorGroup:
 
     def finish_epoch(self) -> list[EpochSums]:
         server, *workers = self._epoch
-        sums = self._get(workers)
+        sums = get(workers)
         try:
-            self._get(server)
+            get(server)
         except ChainruleError as error:
             if error.stable_code != "halted":
                 raise
         return list(sums)
 
     def evaluate(self) -> list[MetricSums]:
-        return list(self._get([worker.evaluate.remote() for worker in self._workers]))
+        return list(get([worker.evaluate.remote() for worker in self._workers]))
 
     def remember_best(self) -> None:
         self._server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
 
     def best(self) -> Vector:
-        best: Vector = self._get(self._server.best.remote())
+        best: Vector = get(self._server.best.remote())
         return best
 
     def halt(self) -> None:
-        self._get(self._server.halt.remote())
+        get(self._server.halt.remote())
 
     def processes(self) -> list[dict[str, object]]:
-        return list(self._get([actor.describe.remote() for actor in (self._server, *self._workers)]))
+        return list(get([actor.describe.remote() for actor in (self._server, *self._workers)]))
 
     def close(self) -> None:
         for actor in (self._server, *self._workers):
             ray.kill(actor)
 
-    def _get(self, refs: Any) -> Any:
-        try:
-            return ray.get(refs)
-        except OutOfMemoryError as error:
-            raise OutOfMemory("A process of the run was ended because memory ran out.") from error
-        except RayActorError as error:
-            raise ProcessLost("A process of the run died.") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, ChainruleError):
-                raise error.cause from error
-            if isinstance(error.cause, MemoryError):
-                raise OutOfMemory("A process of the run could not get the memory it needed.") from error
-            raise
-        except RayError as error:
-            raise ProcessLost("Ray failed.") from error
+
+def get(refs: Any) -> Any:
+    """What actors answer.
+
+    Raises:
+        ProcessLost: an actor died, or Ray did.
+        OutOfMemory: an actor was ended, or refused, for want of memory.
+        ChainruleError: what the actor itself raised.
+
+    """
+    try:
+        return ray.get(refs)
+    except OutOfMemoryError as error:
+        raise OutOfMemory("A process of the run was ended because memory ran out.") from error
+    except RayActorError as error:
+        raise ProcessLost("A process of the run died.") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, ChainruleError):
+            raise error.cause from error
+        if isinstance(error.cause, MemoryError):
+            raise OutOfMemory("A process of the run could not get the memory it needed.") from error
+        raise
+    except RayError as error:
+        raise ProcessLost("Ray failed.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +284,6 @@ class ClusterConnection:
         """The machines of the cluster."""
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         return [_read_node(node) for node in nodes if node["Alive"]]
-
-    def warm(self, processes: int) -> None:
-        """Has so many of Ray's processes import what an actor needs, so that the next run's actors start at once."""
-        try:
-            ray.get([_import_everything.remote() for _ in range(processes)], timeout=30)
-        except (GetTimeoutError, RayError) as error:
-            raise ProcessLost("The Ray cluster does not start processes.") from error
-
-
-@ray.remote(num_cpus=0)
-def _import_everything() -> int:
-    return os.getpid()
 
 
 def _read_node(node: Mapping[str, Any]) -> Node:

@@ -18,14 +18,14 @@ from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.jobs import Claim
 from common.store.stores import Stores, open_stores
-from worker.actors import ActorGroup, ClusterConnection, ProcessLost
+from worker.actors import ActorPool, ClusterConnection, ProcessLost
 from worker.training_run import TrainingRun
 
 log = logging.getLogger("chainrule.run")
 
 _PATIENCE = 60
-_WARM_PROCESSES = 3
-"""A server and two workers: what a job has by default."""
+_WORKERS_IN_RESERVE = 2
+"""As many as a job has by default."""
 
 
 def main() -> None:
@@ -39,21 +39,22 @@ def main() -> None:
     cluster = ClusterConnection(sys.argv[1])
     try:
         cluster.open()
+        pool = ActorPool()
         while True:
-            cluster.warm(_WARM_PROCESSES)
+            pool.fill(_WORKERS_IN_RESERVE)
             print(json.dumps({"ready": [node.model_dump(mode="json") for node in cluster.nodes()]}), file=say)
             line = sys.stdin.readline()
             if not line:
                 return
-            print(json.dumps(_run(stores, Claim(**json.loads(line)))), file=say)
+            print(json.dumps(_run(stores, pool, Claim(**json.loads(line)))), file=say)
     except ProcessLost as error:
         sys.exit(error.message)
 
 
-def _run(stores: Stores, claim: Claim) -> dict[str, str]:
+def _run(stores: Stores, pool: ActorPool, claim: Claim) -> dict[str, str]:
     log.info("%s begins", claim.job_id)
     try:
-        TrainingRun(stores, claim, ActorGroup).run()
+        TrainingRun(stores, claim, pool.group).run()
     except FenceLost:
         log.warning("%s has passed to another holder", claim.job_id)
     except (ProcessLost, StoreUnavailable, redis.RedisError) as error:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common.schemas.models import Label
 from common.schemas.record import Record
+
+_OBJECTS_OR_ARRAYS = WithJsonSchema(
+    {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "object"}, {"type": "array", "items": {}}]}}
+)
 
 
 class PredictionRequest(Record):
@@ -17,7 +21,8 @@ class PredictionRequest(Record):
         json_schema_extra={"examples": [{"instances": [{"sepal_length": 5.1, "species_group": "wild"}]}]}
     )
 
-    instances: Annotated[list[dict[str, object] | list[object]], Field(min_length=1)]
+    instances: Annotated[list[object], Field(min_length=1), _OBJECTS_OR_ARRAYS]
+    """Each is checked against the model's inputs; see `RecordReader`."""
 
 
 class Prediction(Record):

@@ -81,7 +81,7 @@ class NetworkShape(Record):
     )
     input_dropout: Annotated[float, BeforeValidator(only_default(0))] = 0.0
     initializer: Annotated[None, BeforeValidator(only_default(None))] = None
-    """Null: He for relu, Glorot else."""
+    """Null: He for relu, Glorot else; the output layer starts smaller."""
 
 
 class CrossEntropy(Record):

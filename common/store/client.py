@@ -14,7 +14,8 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from common.errors import ChainruleError, CorruptRecord, StorageFull, StoreUnavailable
+from common.errors import CannotStart, ChainruleError, CorruptRecord, StorageFull, StoreUnavailable
+from common.settings import PREFIX
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -25,15 +26,22 @@ def connect(url: str, *, retries: int, timeout: float = 5.0) -> Client:
     """A client that answers bytes and repeats a command `retries` times when the connection breaks.
 
     Repeating is safe: every script is applied once per token, and all else is idempotent.
+
+    Raises:
+        CannotStart: that is no URL of a Redis.
+
     """
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), retries),
-        retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
-    )
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            health_check_interval=15,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), retries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
+        )
+    except ValueError as error:
+        raise CannotStart(f"{PREFIX}REDIS_URL must begin with redis://, rediss:// or unix://.") from error
 
 
 def explain(error: redis.RedisError) -> ChainruleError:

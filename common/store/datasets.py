@@ -11,7 +11,7 @@ from common.identifiers import is_id
 from common.schemas.datasets import Dataset
 from common.store import keys
 from common.store.client import Client, Script, raw, stored
-from common.store.page import Page, newest_first
+from common.store.page import Page, newest_first, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class DatasetStore:
         """A page of data sets, newest first."""
         page = newest_first(self._client, keys.DATASETS, limit, cursor)
         found = self._client.mget([keys.dataset(identifier) for identifier in page.data]) if page.data else []
-        return Page([_read(record) for record in found if record is not None], page.next_cursor)
+        return Page(readable(filter(None, found), _read), page.next_cursor)
 
     @stored
     def delete(self, dataset_id: str) -> None:

@@ -6,12 +6,11 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-
-from pydantic import ValidationError
 
 from common.errors import Conflict, CorruptRecord, FenceLost, NotFound
 from common.identifiers import is_id
@@ -22,7 +21,7 @@ from common.schemas.training import TrainingRequest
 from common.store import keys
 from common.store.client import Client, Script, new_token, pairs, stored, text, to_json
 from common.store.datasets import Created, reused
-from common.store.page import Page, newest_first
+from common.store.page import Page, newest_first, readable
 
 _ENDED = ",".join(sorted(TERMINAL))
 
@@ -122,10 +121,10 @@ class JobStore:
             CorruptRecord: what is stored is not a job.
 
         """
-        found = self._read_all([job_id]) if is_id(job_id, "job") else []
+        found = self._fetch([job_id]) if is_id(job_id, "job") else []
         if not found:
             raise _no_such_job()
-        return found[0]
+        return _read(*found[0])
 
     @stored
     def page(
@@ -134,11 +133,11 @@ class JobStore:
         """A page of jobs, newest first; `label` is `key:value`."""
         if label is None:
             page = newest_first(self._client, keys.jobs_in_state(state) if state else keys.JOBS, limit, cursor)
-            return Page(self._read_all(page.data), page.next_cursor)
+            return Page(self._readable(page.data), page.next_cursor)
         found: list[Job] = []
         while True:  # a label's jobs in one state are picked from the label's, page by page
             page = newest_first(self._client, keys.jobs_with_label(label), limit - len(found), cursor)
-            found += [job for job in self._read_all(page.data) if state in (None, job.state)]
+            found += [job for job in self._readable(page.data) if state in (None, job.state)]
             cursor = page.next_cursor
             if cursor is None or len(found) == limit:
                 return Page(found, cursor)
@@ -147,25 +146,17 @@ class JobStore:
     def events(self, job_id: str) -> list[JobEvent]:
         """What happened to a job, oldest first (the last 2,000 or so)."""
         self._require(job_id)
-        return [
-            JobEvent.model_validate(
-                {
-                    "id": text(event_id),
-                    "kind": text(fields[b"kind"]),
-                    "at": text(fields[b"at"]),
-                    "data": json.loads(fields[b"data"]),
-                }
-            )
-            for event_id, fields in self._client.xrange(keys.job_events(job_id)) or ()
-            if fields is not None
-        ]
+        found = self._client.xrange(keys.job_events(job_id)) or ()
+        with _damage("The events of a job are damaged."):
+            return [_read_event(event_id, fields) for event_id, fields in found if fields is not None]
 
     @stored
     def metrics(self, job_id: str) -> list[EpochMetrics]:
         """One entry per epoch of the current attempt, in order."""
         self._require(job_id)
         rows = self._client.hgetall(keys.job_metrics(job_id))
-        return [EpochMetrics.model_validate_json(rows[epoch]) for epoch in sorted(rows, key=int)]
+        with _damage("The metrics of a job are damaged."):
+            return [EpochMetrics.model_validate_json(rows[epoch]) for epoch in sorted(rows, key=int)]
 
     @stored
     def cancel(self, job_id: str) -> None:
@@ -223,8 +214,12 @@ class JobStore:
     @stored
     def waiting(self) -> str | None:
         """The id of the job that is next to start."""
-        first = self._client.zrange(keys.QUEUE, 0, 0)
-        return text(first[0]) if first else None
+        while first := self._client.zrange(keys.QUEUE, 0, 0):
+            job_id = text(first[0])
+            if self._client.exists(keys.job(job_id)):
+                return job_id
+            self._client.zrem(keys.QUEUE, job_id)  # removed by hand: nothing may wait behind it for good
+        return None
 
     @stored
     def claim(self, job_id: str) -> Claim | None:
@@ -245,11 +240,11 @@ class JobStore:
         pipeline = self._client.pipeline(transaction=False)
         for job_id in ids:
             pipeline.hmget(keys.job(job_id), "fence", "lease", "attempt", "cancel")
-        found = zip(ids, pipeline.execute(), strict=True)
+        found = zip(ids, pipeline.execute(raise_on_error=False), strict=True)
         return [
-            Lease(job_id, int(fence), int(counter), int(attempt), cancel is not None)
-            for job_id, (fence, counter, attempt, cancel) in found
-            if fence is not None
+            Lease(job_id, int(values[0]), int(values[1]), int(values[2]), values[3] is not None)
+            for job_id, values in found
+            if isinstance(values, list) and None not in values[:3]
         ]
 
     @stored
@@ -267,9 +262,15 @@ class JobStore:
         """Back into the queue, to be started again; False when the job has passed on."""
         fields = {"progress": "", "metrics": ""}
         event = {"reason": reason}
-        answer = self._apply(claim.job_id, "queued", fence=claim.fence, fields=fields, event=event, raise_fence=True)
-        if answer[0] == "ok":
-            self._client.delete(keys.job_metrics(claim.job_id))
+        answer = self._apply(
+            claim.job_id,
+            "queued",
+            fence=claim.fence,
+            fields=fields,
+            event=event,
+            raise_fence=True,
+            forget_metrics=True,
+        )
         return bool(answer[0] == "ok")
 
     @stored
@@ -390,11 +391,14 @@ class JobStore:
         model: tuple[str, str] | None = None,
         raise_fence: bool = False,
         raise_attempt: bool = False,
+        forget_metrics: bool = False,
     ) -> Any:
         now = self._time()
         request = self._client.hget(keys.job(job_id), "request")
         if request is None:
             return ["missing"]
+        with _damage("The record of a job is damaged."):
+            dataset_id = json.loads(request)["dataset_id"]
         ends = target in TERMINAL
         model_id, model_name = model or ("", "")
         return self._move(
@@ -402,7 +406,7 @@ class JobStore:
                 keys.job(job_id),
                 keys.QUEUE,
                 keys.jobs_in_state(target),
-                keys.dataset_jobs(json.loads(request)["dataset_id"]),
+                keys.dataset_jobs(dataset_id),
                 keys.job_events(job_id),
                 keys.jobs_in_state(""),
                 keys.model(model_id) if model else "",
@@ -410,6 +414,7 @@ class JobStore:
                 keys.model_versions(model_name),
                 keys.model_counter(model_name),
                 keys.SEQUENCE,
+                keys.job_metrics(job_id) if forget_metrics else "",
             ],
             [
                 job_id,
@@ -438,13 +443,17 @@ class JobStore:
         if not is_id(job_id, "job") or not self._client.exists(keys.job(job_id)):
             raise _no_such_job()
 
-    def _read_all(self, job_ids: list[str]) -> list[Job]:
+    def _readable(self, job_ids: list[str]) -> list[Job]:
+        return readable(self._fetch(job_ids), lambda found: _read(*found))
+
+    def _fetch(self, job_ids: list[str]) -> list[tuple[object, object]]:
+        """What is stored of each job that exists, and its place in the queue."""
         pipeline = self._client.pipeline(transaction=False)
         for job_id in job_ids:
             pipeline.hgetall(keys.job(job_id))
             pipeline.zrank(keys.QUEUE, job_id)
-        found = pipeline.execute()
-        return [_read(fields, rank) for fields, rank in zip(found[::2], found[1::2], strict=True) if fields]
+        found = pipeline.execute(raise_on_error=False)
+        return [(fields, rank) for fields, rank in zip(found[::2], found[1::2], strict=True) if fields != {}]
 
     def _time(self) -> str:
         return self._now().isoformat(timespec="milliseconds")
@@ -454,12 +463,22 @@ def _no_such_job() -> NotFound:
     return NotFound("There is no such job.", code="job_not_found")
 
 
-def _read(fields: dict[bytes, bytes], rank: int | None) -> Job:
-    known = {text(name): text(value) for name, value in fields.items()}
-    optional = {
-        name: known.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")
-    }
+@contextmanager
+def _damage(message: str) -> Iterator[None]:
+    """Whatever fails inside, fails because what is stored is not what was written."""
     try:
+        yield
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise CorruptRecord(message) from error
+
+
+def _read(fields: object, rank: object) -> Job:
+    with _damage("The record of a job is damaged."):
+        assert isinstance(fields, dict)
+        known = {text(name): text(value) for name, value in fields.items()}
+        optional = {
+            name: known.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")
+        }
         return Job.model_validate(
             {
                 **optional,
@@ -475,5 +494,14 @@ def _read(fields: dict[bytes, bytes], rank: int | None) -> Job:
                 **{name: json.loads(known[name]) for name in ("progress", "metrics", "error") if known.get(name)},
             }
         )
-    except (AssertionError, KeyError, ValueError, ValidationError) as error:
-        raise CorruptRecord("The record of a job is damaged.") from error
+
+
+def _read_event(event_id: object, fields: Mapping[Any, Any]) -> JobEvent:
+    return JobEvent.model_validate(
+        {
+            "id": text(event_id),
+            "kind": text(fields[b"kind"]),
+            "at": text(fields[b"at"]),
+            "data": json.loads(fields[b"data"]),
+        }
+    )

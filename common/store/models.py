@@ -15,7 +15,7 @@ from common.schemas.models import Model
 from common.schemas.training import MODEL_NAME
 from common.store import keys
 from common.store.client import Client, Script, raw, stored, text, to_json
-from common.store.page import Page, newest_first
+from common.store.page import Page, newest_first, readable
 
 UNPUBLISHED_SECONDS = 3600
 """How long weights stay that no job published: a run that dies between the two steps leaves nothing for good."""
@@ -122,8 +122,8 @@ class ModelStore:
         pipeline = self._client.pipeline(transaction=False)
         for model_id in page.data:
             pipeline.hmget(keys.model(model_id), "record", "version")
-        found = [_read(record, version) for record, version in pipeline.execute() if record and version]
-        return Page(found, page.next_cursor)
+        found = [pair for pair in pipeline.execute(raise_on_error=False) if isinstance(pair, list) and all(pair)]
+        return Page(readable(found, lambda pair: _read(*pair)), page.next_cursor)
 
     @stored
     def delete(self, model_id: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from common.errors import Fault, Invalid
+from common.errors import CorruptRecord, Fault, Invalid
 from common.store.client import Client, text
 
 Item = TypeVar("Item")
+Stored = TypeVar("Stored")
 _CURSOR = re.compile(rb"before:([0-9]{1,15})\Z")
 
 
@@ -55,3 +58,12 @@ def newest_first(client: Client, index: str, limit: int, cursor: str | None) -> 
     )
     ids = [(text(pair[0]), int(pair[1])) for pair in found[:limit]]
     return Page([identifier for identifier, _ in ids], _write_cursor(ids[-1][1]) if len(found) > limit else None)
+
+
+def readable(found: Iterable[Stored], read: Callable[[Stored], Item]) -> list[Item]:
+    """What can be read of a page: a damaged record, of which `get` tells, does not hide the others."""
+    items: list[Item] = []
+    for stored in found:
+        with suppress(CorruptRecord):
+            items.append(read(stored))
+    return items

@@ -1,7 +1,7 @@
 -- One compare-and-set move of a job, guarded by the fence of its holder, leaving one event; applied once per token.
 -- KEYS: 1 job (hash)  2 queue (zset)  3 jobs:state:<new> (zset)  4 dataset jobs (set)  5 job events (stream)
 --       6 prefix of jobs:state:*  7 model (hash, or "")  8 models (zset)  9 model versions (zset)
---       10 model counter  11 sequence (counter)
+--       10 model counter  11 sequence (counter)  12 job metrics (hash) to forget, or ""
 -- ARGV: 1 job id  2 new state  3 states it may come from, comma separated  4 fence expected, or ""
 --       5 now  6 token  7 event data (JSON)  8 "1" to raise the fence  9 "1" to raise the attempt
 --       10 "1" if the new state is terminal  11 model id, or ""  12 "1" to refuse when a cancel was asked for
@@ -29,6 +29,7 @@ else
   redis.call("ZREM", KEYS[2], id)
 end
 if ARGV[10] == "1" then redis.call("SREM", KEYS[4], id) end
+if KEYS[12] ~= "" then redis.call("DEL", KEYS[12]) end
 if KEYS[7] ~= "" then
   local version = redis.call("INCR", KEYS[10])
   redis.call("HSET", KEYS[7], "version", version)
