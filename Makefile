@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## train a real network with two workers and predict with it, everything on free ports
-	@$(BIN)/python -P -m service.demo
+	@$(BIN)/python -P deploy/demo.py
 
 test: $(INSTALLED) lint ## the tests that must always pass
 	$(BIN)/python -P -m pytest -m "not slow"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,21 +85,42 @@ def kill_group(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def sweep(stack: str) -> int:
-    """Kills every process that carries this stack's mark in its environment, but for the caller; answers how many."""
-    found = [process for process in psutil.process_iter() if process.pid != os.getpid() and _mark(process) == stack]
+def sweep(stack: str, folder: Path | None) -> int:
+    """Kills every process of a stack but the caller, and waits until they are gone; answers how many there were.
+
+    A process belongs to it that carries the stack's mark in its environment or works in its `folder`: some of Ray's
+    write their title over their environment.
+    """
+    found = [
+        process for process in psutil.process_iter() if process.pid != os.getpid() and _is_of(process, stack, folder)
+    ]
     for process in found:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(found, timeout=10)
+    deadline = time.monotonic() + _GONE_SECONDS
+    while any(_is_there(process) for process in found) and time.monotonic() < deadline:
+        time.sleep(0.01)
     return len(found)
 
 
-def _mark(process: psutil.Process) -> str | None:
+_GONE_SECONDS = 10.0
+
+
+def _is_of(process: psutil.Process, stack: str, folder: Path | None) -> bool:
     try:
-        return process.environ().get(STACK_VARIABLE)
+        if process.environ().get(STACK_VARIABLE) == stack:
+            return True
+        return folder is not None and f"{process.cwd()}/".startswith(f"{folder}/")
     except (psutil.Error, OSError):  # another user's, or gone
-        return None
+        return False
+
+
+def _is_there(process: psutil.Process) -> bool:
+    """Whether it still runs; what is dead and waits for its parent to notice does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def last_lines(log: Path, count: int = 5) -> str:

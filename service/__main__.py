@@ -16,6 +16,7 @@ from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.stores import Stores, open_stores
 from service.app import create_app
+from service.middleware import MAX_HEADER_BYTES
 from service.redis_server import check_redis
 
 _RETRIES = 4
@@ -53,7 +54,7 @@ def main() -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=32 * 1024,
+        h11_max_incomplete_event_size=3 * MAX_HEADER_BYTES,  # up to here, too much is answered as a problem
     )
     server = _Server(config)
     server.ready_fd = arguments.ready_fd

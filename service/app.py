@@ -7,12 +7,11 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from common.settings import Settings
 from common.store.stores import Stores
 from service import problems
-from service.middleware import BodyLimit, KeyRing, RequestId
+from service.middleware import KeyRing, LoopbackHost, RequestId, SizeLimit
 from service.predictor import Predictor
 from service.routes import datasets, health, jobs, models
 from service.routes.shared import Services, check_key
@@ -21,8 +20,6 @@ _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers an
 
 Errors are `application/problem+json` with a stable `code`. Lists take `limit` and `cursor`. A `POST` that creates
 takes an `Idempotency-Key`. When the operator has made API keys, every call needs `Authorization: Bearer <key>`."""
-
-LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def create_app(settings: Settings, stores: Stores) -> FastAPI:
@@ -49,8 +46,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
             return settings.max_upload_bytes
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 
-    if settings.is_loopback:  # a web page that rebinds its name to this address sends its own name as Host
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS, www_redirect=False)
-    app.add_middleware(BodyLimit, limit=limit)
+    if settings.is_loopback:
+        app.add_middleware(LoopbackHost)
+    app.add_middleware(SizeLimit, limit=limit)
     app.add_middleware(RequestId)
     return app

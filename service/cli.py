@@ -60,8 +60,12 @@ def _explained() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _client() -> ApiClient:
-    return ApiClient(os.environ.get("CHAINRULE_URL", "http://127.0.0.1:8000"), os.environ.get("CHAINRULE_KEY"))
+@contextmanager
+def _server() -> Iterator[ApiClient]:
+    """The server that the environment names."""
+    url = os.environ.get("CHAINRULE_URL", "http://127.0.0.1:8000")
+    with _explained(), ApiClient(url, os.environ.get("CHAINRULE_KEY")) as client:
+        yield client
 
 
 # The stack
@@ -135,8 +139,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, train a network on it, watch it, and name its model."""
-    with _explained():
-        client = _client()
+    with _server() as client:
         body = _read_request(request)
         name = name or file.stem
         dataset = client.upload(file, name)
@@ -169,26 +172,30 @@ def _read_request(file: Path | None) -> dict[str, Any]:
 @app.command()
 def watch(job_id: str, as_json: AsJson = False) -> None:
     """Watch a job until it ends; exit status 0 if it succeeded."""
-    with _explained():
-        _watch(_client(), job_id, as_json=as_json)
+    with _server() as client:
+        _watch(client, job_id, as_json=as_json)
 
 
 def _watch(client: ApiClient, job_id: str, *, as_json: bool) -> None:
-    job: dict[str, Any] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-    with Progress(*columns, console=err, disable=as_json) as bar:
-        task = bar.add_task("queued", total=1.0, line="")
-        for job in client.follow(job_id):
-            progress = job["progress"]
-            if progress:
-                bar.update(task, completed=progress["fraction"], line=progress_line(job))
-            bar.update(task, description=job["state"])
+    job = follow(client, job_id, err, silent=as_json)
     if as_json:
         out.print_json(data=job)
     else:
         out.print(outcome(job), markup=False)
     if job["state"] != "succeeded":
         raise typer.Exit(1)
+
+
+def follow(client: ApiClient, job_id: str, console: Console, *, silent: bool = False) -> dict[str, Any]:
+    """Shows a job's progress until it has ended; the job."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    with Progress(*columns, console=console, disable=silent) as bar:
+        task = bar.add_task("queued", total=1.0, line="")
+        for job in client.follow(job_id):
+            if job["progress"]:
+                bar.update(task, completed=job["progress"]["fraction"], line=progress_line(job))
+            bar.update(task, description=job["state"])
+    return client.job(job_id)
 
 
 def progress_line(job: dict[str, Any]) -> str:
@@ -216,8 +223,8 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _explained():
-        found = _client().pages("/v1/jobs", limit, state=state, label=label)
+    with _server() as client:
+        found = client.pages("/v1/jobs", limit, state=state, label=label)
         columns = ("id", "name", "state", "epoch", "metrics", "model_id", "created_at")
         rows = [
             {
@@ -237,8 +244,8 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List models, newest first."""
-    with _explained():
-        found = _client().pages("/v1/models", limit, name=name)
+    with _server() as client:
+        found = client.pages("/v1/models", limit, name=name)
         rows = [
             {
                 **model,
@@ -253,8 +260,8 @@ def models(
 @app.command()
 def datasets(limit: Most = 20, as_json: AsJson = False) -> None:
     """List data sets, newest first."""
-    with _explained():
-        found = _client().pages("/v1/datasets", limit)
+    with _server() as client:
+        found = client.pages("/v1/datasets", limit)
         rows = [{**dataset, "columns": len(dataset["columns"])} for dataset in found]
         _show(found, rows, ("id", "name", "version", "format", "rows", "columns", "created_at"), as_json=as_json)
 
@@ -272,8 +279,8 @@ def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tupl
 @app.command()
 def cancel(job_id: str, as_json: AsJson = False) -> None:
     """Cancel a job. One that runs keeps its best weights so far as a model."""
-    with _explained():
-        job = _client().call("POST", f"/v1/jobs/{job_id}/cancel")
+    with _server() as client:
+        job = client.call("POST", f"/v1/jobs/{job_id}/cancel")
         if as_json:
             out.print_json(data=job)
         else:
@@ -290,8 +297,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict rows of a file, or instances given as JSON; one line of answer per row."""
-    with _explained():
-        client = _client()
+    with _server() as client:
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
         if file is not None:

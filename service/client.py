@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -32,6 +32,16 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(30, write=None, read=900))
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._http.close()
+
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request; its answer as Python values, None for an empty one.
 
@@ -40,12 +50,21 @@ class ApiClient:
 
         """
         try:
-            answer = self._http.request(method, path, **options)
+            answer = self._request(method, path, **options)
         except httpx2.TransportError as error:
             raise ApiError(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         raise ApiError(_explain(answer))
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
+            if method != "GET":
+                raise
+            # A kept connection dies with the process that served it; to ask anew is safe (RFC 9110, section 9.2.2).
+            return self._http.request(method, path, **options)
 
     def upload(self, file: Path, name: str) -> dict[str, Any]:
         """Uploads a CSV or Parquet file; answers its description.
@@ -74,11 +93,15 @@ class ApiClient:
         """Submits a training job."""
         return dict(self.call("POST", "/v1/jobs", json=request))
 
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job as it stands."""
+        return dict(self.call("GET", f"/v1/jobs/{job_id}"))
+
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job whenever it has changed, the last time when it has ended."""
         revision = None
         while True:
-            job = self.call("GET", f"/v1/jobs/{job_id}")
+            job = self.job(job_id)
             if job["revision"] != revision:
                 revision = job["revision"]
                 yield job

@@ -17,6 +17,8 @@ from common.schemas.record import Listed, Record
 
 DEFAULT_NULLS = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-")
 
+DELIMITER = r"^[\t !#-~]$"
+
 _log = logging.getLogger(__name__)
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +29,7 @@ class ParseOptions(Record):
     format: Literal["csv", "parquet"] = "csv"
     header: bool = True
     """Without one, columns are called c0, c1, …"""
-    delimiter: Annotated[str, Field(pattern=r"^[\t !#-~]$")] = ","
+    delimiter: Annotated[str, Field(pattern=DELIMITER)] = ","
     """A tab, or any printable ASCII character but the quote."""
     null: Listed[str] = DEFAULT_NULLS
     """Cells that mean a missing value, compared after surrounding spaces are gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import threading
 import time
@@ -15,6 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.errors import StoreUnavailable, Unauthorized
 from common.store.access import AccessStore, digest
 from service.problems import problem
+
+MAX_HEADER_BYTES = 32 * 1024
+_MAX_DIGITS = 20
 
 Limit = Callable[[str], int]
 """From a path to the most bytes that a request to it may have."""
@@ -43,12 +47,30 @@ class RequestId:
         await self._app(scope, receive, named)
 
 
+class LoopbackHost:
+    """Refuses a `Host` that is not this machine's own: a web page that rebinds its name to this address sends its name."""
+
+    _OWN = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        hosts = [value for name, value in scope.get("headers", ()) if name == b"host"]
+        if scope["type"] == "http" and not (len(hosts) == 1 and self._OWN.fullmatch(hosts[0])):
+            detail = "The Host header must be localhost or a loopback address, once."
+            await problem(Request(scope), 400, "host_not_allowed", detail)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class _TooLong(Exception):
     """More bytes came than are allowed."""
 
 
-class BodyLimit:
-    """Answers 413 and closes the connection when a body is, or says it is, longer than its path allows."""
+class SizeLimit:
+    """Answers 413 and closes the connection when a body is, or says it is, longer than its path allows; 431 for headers."""
 
     def __init__(self, app: ASGIApp, limit: Limit) -> None:
         self._app = app
@@ -59,11 +81,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            detail = f"The headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
+            await problem(Request(scope), 431, "headers_too_large", detail)(scope, receive, send)
+            return
         limit, received, answered = self._limit(scope["path"]), 0, False
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         detail = f"The body is larger than the {limit} bytes allowed here."
         refuse = problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
             await refuse(scope, receive, send)
             return
 

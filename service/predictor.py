@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from common.learned import LearnedNetwork
 from common.schemas.predictions import Prediction
@@ -21,7 +22,7 @@ class Predictor:
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
 
-    def predict(self, model_id: str, instances: list[dict[str, object] | list[object]]) -> list[Prediction]:
+    def predict(self, model_id: str, instances: Sequence[object]) -> list[Prediction]:
         """One prediction per instance.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -13,6 +12,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 
 from common import errors
 from common.errors import ChainruleError, Fault, Invalid
@@ -44,8 +45,14 @@ _CODES = {
     "unknown_choice": "unknown_choice",
     "invalid_name": "invalid_name",
     "finite_number": "out_of_range",
+    "literal_error": "unknown_choice",
 }
 _CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch": "wrong_form"}
+
+MAX_FAULTS = 100
+"""Most faults in an answer: a small request must not make a huge one."""
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class FaultView(Record):
@@ -79,6 +86,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The answer for an error."""
+    request_id = request.scope.get("request_id", "")
     body = Problem(
         type="about:blank",
         title=HTTPStatus(status).phrase,
@@ -86,18 +94,29 @@ def problem(
         code=code,
         detail=detail,
         errors=[FaultView(pointer=fault.pointer, code=fault.code, message=fault.message) for fault in faults],
-        request_id=request.scope.get("request_id", ""),
+        request_id=request_id,
     )
-    return Response(body.model_dump_json(), status, headers, "application/problem+json")
+    named = {"X-Request-Id": request_id, **(headers or {})}  # an unforeseen error is answered outside of `RequestId`
+    return Response(body.model_dump_json(), status, named, "application/problem+json")
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the app a problem."""
+    """Makes every error of the app a problem, and describes problems in its OpenAPI document, which refers to them."""
     app.add_exception_handler(ChainruleError, _on_known)
     app.add_exception_handler(redis.RedisError, _on_redis)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_unknown)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        form = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**form.pop("$defs", {}), Problem.__name__: form}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _on_known(request: Request, error: Exception) -> Response:
@@ -128,14 +147,28 @@ async def _on_redis(request: Request, error: Exception) -> Response:
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = faults_of(error.errors(), error.body)
+    found = [_fault(detail, error.body) for detail in error.errors()[:MAX_FAULTS]]
     return problem(request, 422, "invalid_request", _summary(found), found)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "malformed_request")
-    return problem(request, error.status_code, code, HTTPStatus(error.status_code).description, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem(request, error.status_code, code, HTTPStatus(error.status_code).description, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the path takes: the router tells of its first route's only."""
+    scopes = [{**request.scope, "method": method} for method in _METHODS]
+    routes: list[BaseRoute] = request.app.routes
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+
+
+async def _on_gone(request: Request, _: Exception) -> Response:
+    return problem(request, 400, "incomplete_body", "The body ended before it was whole.")
 
 
 async def _on_unknown(request: Request, error: Exception) -> Response:
@@ -145,21 +178,21 @@ async def _on_unknown(request: Request, error: Exception) -> Response:
 
 def invalid(faults: Sequence[Fault]) -> Invalid:
     """The error for a request with these faults."""
-    return Invalid(_summary(faults), faults)
+    return Invalid(_summary(faults), faults[:MAX_FAULTS])
 
 
 def _summary(faults: Sequence[Fault]) -> str:
     return "The request has a fault." if len(faults) == 1 else f"The request has {len(faults)} faults."
 
 
-def faults_of(details: Iterable[ErrorDetails | dict[str, Any]], body: object) -> list[Fault]:
+def faults_of_body(details: Sequence[ErrorDetails], body: object) -> list[Fault]:
     """Pydantic's findings as faults: where in the body, a stable code, and what is allowed; never the input itself."""
-    return [_fault(detail, body) for detail in details]
+    return [_fault({**detail, "loc": ("body", *detail["loc"])}, body) for detail in details[:MAX_FAULTS]]
 
 
-def _fault(detail: ErrorDetails | dict[str, Any], body: object) -> Fault:
+def _fault(detail: Mapping[str, Any], body: object) -> Fault:
     kind = str(detail["type"])
-    place, *path = detail["loc"] if detail["loc"] and detail["loc"][0] in _PLACES else ("body", *detail["loc"])
+    place, *path = detail["loc"]
     code = _CODES.get(kind) or next(
         (c for suffix, c in _CODE_OF_SUFFIX.items() if kind.endswith(suffix)), "out_of_range"
     )
@@ -171,9 +204,6 @@ def _fault(detail: ErrorDetails | dict[str, Any], body: object) -> Fault:
     )
     pointer = _pointer(path, body) if place == "body" else ".".join(str(part) for part in path)
     return Fault(pointer, code, message)
-
-
-_PLACES = ("body", "query", "path", "header")
 
 
 def _pointer(path: Sequence[int | str], body: object) -> str:
@@ -194,4 +224,4 @@ def _pointer(path: Sequence[int | str], body: object) -> str:
 
 def dump(found: Sequence[Fault]) -> list[dict[str, str]]:
     """Faults as JSON can say them."""
-    return [json.loads(FaultView(pointer=f.pointer, code=f.code, message=f.message).model_dump_json()) for f in found]
+    return [{"pointer": f.pointer, "code": f.code, "message": f.message} for f in found[:MAX_FAULTS]]

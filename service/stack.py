@@ -118,28 +118,36 @@ class Stack:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            if processes.sweep(self._mark):
-                self._say("Ended what an earlier life had left running.")
             data.sweep_uploads()
             yield
 
     @contextmanager
     def _runtime_folder(self) -> Iterator[Path]:
-        """A folder of this life for sockets and temporary files; the one of an earlier life is removed."""
+        """A folder of this life for sockets and temporary files; what an earlier life left is ended and removed."""
         record = self._state / "runtime"
-        if record.exists():
-            old = Path(record.read_text().strip())
-            if old.name.startswith(_RUNTIME_PREFIX) and old.is_dir() and old.stat().st_uid == os.getuid():
-                shutil.rmtree(old, ignore_errors=True)
+        old = self._old_runtime(record)
+        if processes.sweep(self._mark, old):
+            self._say("Ended what an earlier life had left running.")
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
         # Sockets have short names: a long TMPDIR would not do.
         short = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
         runtime = Path(tempfile.mkdtemp(prefix=_RUNTIME_PREFIX, dir=short))
         try:
             record.write_text(str(runtime))
             yield runtime
-            record.unlink(missing_ok=True)
         finally:
+            processes.sweep(self._mark, runtime)
             shutil.rmtree(runtime, ignore_errors=True)
+            record.unlink(missing_ok=True)
+
+    def _old_runtime(self, record: Path) -> Path | None:
+        """The folder of an earlier life that did not remove it itself."""
+        if not record.exists():
+            return None
+        old = Path(record.read_text().strip())
+        is_ours = old.name.startswith(_RUNTIME_PREFIX) and old.is_dir() and old.stat().st_uid == os.getuid()
+        return old if is_ours else None
 
     @property
     def _mark(self) -> str:
@@ -257,4 +265,3 @@ class Stack:
         for part in reversed(self._parts):
             if part.process is not None:
                 processes.stop(part.process, seconds=25)
-        processes.sweep(self._mark)

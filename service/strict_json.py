@@ -58,7 +58,7 @@ def _check(document: object) -> None:
     level, depth = [document], 0
     while level:
         depth += 1
-        if depth > MAX_DEPTH + 1:
+        if depth > MAX_DEPTH and any(isinstance(node, dict | list) for node in level):
             raise _too_deep()
         below: list[object] = []
         for node in level:

@@ -14,7 +14,7 @@ from common.schemas.datasets import Column, Dataset
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
-from service.problems import faults_of
+from service.problems import faults_of_body
 
 MAX_CLASSES_OF_INTEGERS = 20
 MAX_CLASSES = 10_000
@@ -79,8 +79,9 @@ def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | No
     try:
         return TrainingRequest.model_validate(body)
     except ValidationError as error:
-        found.faults += faults_of(error.errors(include_url=False, include_input=False, include_context=False), body)
-    bad = {fault.pointer.split("/")[1] for fault in found.faults if fault.pointer}
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+    found.faults += faults_of_body(details, body)
+    bad = {detail["loc"][0] for detail in details}
     try:
         return TrainingRequest.model_validate({name: value for name, value in body.items() if name not in bad})
     except ValidationError:
@@ -102,6 +103,8 @@ def _check(
     columns = _features(request, dataset, found)
     loss = _loss(request, task, found)
     rows = dataset.rows - target.missing
+    if not request.network.layers:
+        found.faults.append(Fault("/network/layers", "out_of_range", "must hold at least one layer"))
     found.task, found.rows = task, rows
     found.features = sum(_width(column) for column in columns)
     found.classes = target.distinct if task == "classification" else None
@@ -149,12 +152,12 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
                 Fault("/features", "no_features", "the data set has no column to learn from beside the target")
             )
         return usable
-    columns = []
+    columns, known, seen = [], {column.name: column for column in dataset.columns}, set[str]()
     for index, name in enumerate(request.features):
-        pointer, column = f"/features/{index}", dataset.column(name)
+        pointer, column = f"/features/{index}", known.get(name)
         if name == request.target:
             found.faults.append(Fault(pointer, "target_is_feature", "the target cannot also be a feature"))
-        elif name in request.features[:index]:
+        elif name in seen:
             found.faults.append(Fault(pointer, "duplicate_feature", "stands twice"))
         elif column is None:
             found.faults.append(Fault(pointer, "unknown_column", "the data set has no column of this name"))
@@ -164,6 +167,7 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
             )
         else:
             columns.append(column)
+        seen.add(name)
     return columns
 
 

@@ -72,17 +72,23 @@ class RunningStack:
     process: subprocess.Popen[str]
     url: str
     state_dir: Path
-    seconds_to_ready: float
-
-    @property
-    def client(self) -> ApiClient:
-        """Speaks to it."""
-        return ApiClient(self.url)
+    client: ApiClient
 
     def stop(self) -> int:
         """Ctrl-C; the exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.close()
+
+    def kill(self) -> None:
+        """SIGKILL to the root process alone."""
+        self.process.kill()
+        self.close()
+
+    def close(self) -> int:
+        """Waits for its end; the exit status."""
+        self.client.close()
+        with self.process:
+            return self.process.wait(60)
 
 
 def start_stack(state_dir: Path, **environment: str) -> RunningStack:
@@ -95,9 +101,10 @@ def start_stack(state_dir: Path, **environment: str) -> RunningStack:
     said = []
     for line in process.stdout:
         said.append(line)
-        if found := re.search(r"answers at (http://\S+) \(ready in ([0-9.]+) s", line):
-            return RunningStack(process, found[1], state_dir, float(found[2]))
-    process.wait()
+        if found := re.search(r"answers at (http://\S+) ", line):
+            return RunningStack(process, found[1], state_dir, ApiClient(found[1]))
+    with process:
+        process.wait()
     raise AssertionError(f"the stack ended with {process.returncode}: {''.join(said)}")
 
 

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
-from common.errors import NotFound, UnsupportedMedia
+from common.errors import CorruptRecord, NotFound, UnsupportedMedia
+from common.schemas.choice import only_default
 from common.schemas.datasets import Cell, Dataset
 from common.schemas.record import Record
 from common.schemas.training import clean_name
 from common.store.stores import utc_now
-from service.ingest import DEFAULT_NULLS, ParseOptions
+from service.ingest import DEFAULT_NULLS, DELIMITER, ParseOptions
 from service.routes.shared import (
     Behind,
     Cursor,
@@ -67,7 +68,10 @@ async def upload(
     header: Annotated[
         bool, Query(description="CSV: whether the first line names the columns; else they are c0, c1, …")
     ] = True,
-    delimiter: Annotated[str, Query(min_length=1, max_length=1, description="CSV: what separates cells.")] = ",",
+    delimiter: Annotated[str, Query(pattern=DELIMITER, description="CSV: what separates cells.")] = ",",
+    decimal: Annotated[  # noqa: ARG001  # its only value today
+        str, Query(description="CSV: the decimal mark; only the point for now."), AfterValidator(only_default("."))
+    ] = ".",
     null: Annotated[
         list[str] | None, Query(description="CSV: what stands for a missing value; replaces the default.")
     ] = None,
@@ -120,7 +124,10 @@ def rows(dataset_id: str, behind: Behind, limit: Annotated[int, Query(ge=1, le=1
     path = behind.stores.files.dataset(dataset_id)
     if not path.exists():
         raise NotFound("The rows of this data set are gone.", code="dataset_not_found")
-    head = pl.scan_parquet(path, glob=False, hive_partitioning=False).head(limit).collect()
+    try:
+        head = pl.scan_parquet(path, glob=False, hive_partitioning=False).head(limit).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise CorruptRecord("The rows of this data set are damaged.") from error
     dates = [name for name, kind in head.schema.items() if kind.is_temporal()]
     return Rows(rows=head.with_columns(pl.col(dates).cast(pl.String) if dates else []).to_dicts())
 

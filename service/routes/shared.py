@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
@@ -17,7 +18,6 @@ from common.store.stores import Stores
 from service import strict_json
 from service.middleware import KeyRing
 from service.predictor import Predictor
-from service.problems import Problem
 
 Item = TypeVar("Item")
 
@@ -90,6 +90,7 @@ class JsonRoute(APIRoute):
         async def strictly(request: Request) -> Response:
             if not takes_body:
                 return await handle(request)
+            await run_in_threadpool(check_key, request, services(request))  # before anything of the body is looked at
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise UnsupportedMedia("The body must be application/json.")
@@ -114,8 +115,8 @@ def check_encoding(request: Request) -> None:
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the problems a route answers with, beside those of every route."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        status: {"description": "Problem", "model": Problem, "content": content}
-        for status in sorted({401, 503, *statuses})
+    problem = {
+        "description": "Problem",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
+    return {**dict.fromkeys(sorted({401, 503, *statuses}), problem), "default": problem}

@@ -457,7 +457,9 @@ def test_masks_drop_the_asked_share_and_keep_the_mean() -> None:
     ("activation", "variance"),
     [("relu", 2 / 300), ("tanh", 2 / (300 + 200)), ("sigmoid", 2 / (300 + 200))],
 )
-def test_initial_weights_have_the_papers_variance_and_the_output_a_hundredth_of_it(activation: Any, variance: float) -> None:
+def test_initial_weights_have_the_papers_variance_and_the_output_a_hundredth_of_it(
+    activation: Any, variance: float
+) -> None:
     shape = NetworkShape(layers=(Dense(units=200, activation=activation),))
     vector = np.full(parameter_count(shape, 300, 50), np.nan)
     initialize(shape, 300, 50, np.random.default_rng(0), vector)

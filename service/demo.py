@@ -1,1 +1,0 @@
-"""`make demo`: the main job on a stack of its own, with real data, told as it happens."""

@@ -1,0 +1,303 @@
+"""A training request against its data set: what is filled in, what is refused, and where."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from common.errors import NotFound
+from common.network.parameters import parameter_count
+from common.schemas.datasets import Column, Dataset
+from common.schemas.training import TrainingRequest
+from common.settings import Settings
+from service.submission import Assessment, assess
+from tests.contract import FULL_FORM, a_dataset
+
+
+def number(name: str, distinct: int = 90, *, integer: bool = False, missing: int = 0) -> Column:
+    return Column(name=name, kind="numeric", missing=missing, distinct=distinct, integer=integer)
+
+
+def words(name: str, distinct: int = 3, missing: int = 0) -> Column:
+    return Column(name=name, kind="categorical", missing=missing, distinct=distinct)
+
+
+FLOWERS = (
+    number("length"),
+    words("colour", 4, missing=2),
+    Column(name="wild", kind="boolean", missing=0, distinct=2),
+    words("species"),
+)
+ODD = (
+    *FLOWERS,
+    Column(name="note", kind="text", missing=0, distinct=100),
+    Column(name="day", kind="datetime", missing=0, distinct=100),
+    number("petals", 5, integer=True),
+    number("seeds", 21, integer=True),
+    number("constant", 1),
+    number("half", 2),
+    words("only", 1),
+    words("many", 10_001),
+    words("gaps", 3, missing=40),
+)
+FLOWER_DATA = a_dataset("Flowers of 2020", FLOWERS)
+ODD_DATA = a_dataset("odd", ODD)
+
+
+def judge(dataset: Dataset = FLOWER_DATA, settings: Settings | None = None, **request: Any) -> Assessment:
+    body = {"dataset_id": dataset.id, "target": "species", **request}
+
+    def find(identifier: str) -> Dataset:
+        assert identifier == dataset.id
+        return dataset
+
+    return assess(body, find, settings or Settings(), lambda: 12345)
+
+
+def resolved(dataset: Dataset = FLOWER_DATA, **request: Any) -> TrainingRequest:
+    found = judge(dataset, **request)
+    assert found.faults == []
+    assert found.request is not None
+    return found.request
+
+
+def told(found: Assessment) -> list[tuple[str, str]]:
+    assert found.request is None
+    return [(fault.pointer, fault.code) for fault in found.faults]
+
+
+# What is filled in
+
+
+def test_a_minimal_request_comes_back_in_full() -> None:
+    request = resolved()
+    assert request.task == "classification"
+    assert request.features == ("length", "colour", "wild")
+    assert request.loss is not None
+    assert request.loss.kind == "cross_entropy"
+    assert request.model_name == "flowers-of-2020"
+    assert (request.training.batch_size, request.training.seed) == (32, 12345)
+    assert TrainingRequest.model_validate(request.model_dump(mode="json")) == request
+
+
+def test_the_full_form_is_taken_and_only_what_it_leaves_open_is_filled_in() -> None:
+    request = resolved(**{**FULL_FORM, "dataset_id": FLOWER_DATA.id})
+    wanted: dict[str, Any] = {**FULL_FORM, "dataset_id": FLOWER_DATA.id, "task": "classification"}
+    wanted["features"] = ["length", "colour", "wild"]
+    wanted["training"] = {"epochs": 100, "batch_size": 32, "shuffle": True, "seed": 12345, "reproducible": False}
+    assert request.model_dump(mode="json") == wanted
+
+
+def test_what_is_given_is_kept() -> None:
+    request = resolved(
+        features=["wild", "length"],
+        task="classification",
+        model_name="mine",
+        name="Other",
+        training={"batch_size": 7, "seed": 0},
+    )
+    assert request.features == ("wild", "length")
+    assert (request.training.batch_size, request.training.seed) == (7, 0)
+    assert request.model_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "model"),
+    [("Big Job", "data", "big-job"), (None, "My Data", "my-data"), ("🙂", "data", "data"), ("名", "名", "model")],
+)
+def test_a_model_is_named_after_the_job_or_the_data_set(name: str | None, dataset: str, model: str) -> None:
+    assert resolved(a_dataset(dataset, FLOWERS), name=name).model_name == model
+
+
+@pytest.mark.parametrize(
+    ("target", "task"),
+    [
+        ("species", "classification"),
+        ("wild", "classification"),
+        ("note", "classification"),
+        ("petals", "classification"),
+        ("seeds", "regression"),
+        ("length", "regression"),
+        ("half", "regression"),
+    ],
+)
+def test_the_task_follows_from_the_target(target: str, task: str) -> None:
+    found = judge(ODD_DATA, target=target)
+    assert (found.faults, found.task) == ([], task)
+    assert found.request is not None
+    assert found.request.task == task
+    assert found.request.loss is not None
+    assert found.request.loss.kind == ("mse" if task == "regression" else "cross_entropy")
+
+
+def test_a_task_that_is_given_goes_before_the_rule() -> None:
+    assert resolved(ODD_DATA, target="petals", task="regression").task == "regression"
+    found = judge(ODD_DATA, target="seeds", task="classification")
+    assert (found.faults, found.classes) == ([], 21)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch"), [(2, 32), (1_999, 32), (2_000, 128), (19_999, 128), (20_000, 256), (10**9, 256)]
+)
+def test_the_batch_grows_with_the_rows(rows: int, batch: int) -> None:
+    assert resolved(a_dataset(columns=FLOWERS, rows=rows)).training.batch_size == batch
+
+
+def test_a_dry_run_counts_what_the_job_would_come_to() -> None:
+    found = judge(network={"layers": [{"kind": "dense", "units": 8}]})
+    assert (found.rows, found.features, found.classes) == (100, 1 + 5 + 1, 3)
+    assert found.parameters == 7 * 8 + 8 + 8 * 3 + 3
+    assert found.request is not None
+    assert found.parameters == parameter_count(found.request.network, 7, 3)
+    assert found.memory_bytes is not None
+    assert found.memory_bytes > 4 * found.parameters
+
+
+def test_a_network_for_numbers_has_one_output() -> None:
+    found = judge(target="length", network={"layers": [{"kind": "dense", "units": 2}]})
+    assert (found.classes, found.features) == (None, 5 + 1 + 3)
+    assert found.parameters == 9 * 2 + 2 + 2 * 1 + 1
+
+
+def test_columns_that_cannot_be_learned_from_are_left_out_and_told_of() -> None:
+    found = judge(ODD_DATA)
+    assert found.request is not None
+    assert not {"note", "day"} & set(found.request.features or ())
+    assert any("note, day" in warning for warning in found.warnings)
+
+
+def test_rows_without_a_target_are_left_out_and_told_of() -> None:
+    found = judge(ODD_DATA, target="gaps")
+    assert found.rows == 60
+    assert any("40 rows have no target" in warning for warning in found.warnings)
+
+
+def test_a_constant_target_of_numbers_is_told_of() -> None:
+    found = judge(ODD_DATA, target="constant")
+    assert found.faults == []
+    assert any("same value in every row" in warning for warning in found.warnings)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("request_", "faults"),
+    [
+        ({"target": "Species"}, [("/target", "unknown_column")]),
+        ({"target": "M4RKER"}, [("/target", "unknown_column")]),
+        ({"target": "day"}, [("/target", "unsuitable_target")]),
+        ({"target": "only"}, [("/target", "one_class")]),
+        ({"target": "many"}, [("/target", "too_many_classes")]),
+        ({"target": "length", "task": "classification"}, [("/task", "unsuitable_target")]),
+        ({"task": "regression"}, [("/task", "unsuitable_target")]),
+        ({"target": "wild", "task": "regression"}, [("/task", "unsuitable_target")]),
+        ({"loss": "mse"}, [("/loss", "unsuitable_loss")]),
+        ({"target": "length", "loss": "cross_entropy"}, [("/loss", "unsuitable_loss")]),
+        ({"features": ["length", "species"]}, [("/features/1", "target_is_feature")]),
+        ({"features": ["length", "length"]}, [("/features/1", "duplicate_feature")]),
+        ({"features": ["M4RKER", "length"]}, [("/features/0", "unknown_column")]),
+        ({"features": ["note", "day"]}, [("/features/0", "not_supported_yet"), ("/features/1", "not_supported_yet")]),
+        ({"validation": {"kind": "random", "fraction": 0.9999}}, [("/validation/fraction", "out_of_range")]),
+        ({"network": {"layers": []}}, [("/network/layers", "out_of_range")]),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_at_its_place(
+    request_: dict[str, Any], faults: list[tuple[str, str]]
+) -> None:
+    found = judge(ODD_DATA, **request_)
+    assert told(found) == faults
+    assert "M4RKER" not in str(found.faults)
+
+
+def test_a_data_set_with_no_column_beside_the_target_is_refused() -> None:
+    for columns in ((words("species"),), (words("species"), replace_kind(number("note"), "text"))):
+        assert told(judge(a_dataset(columns=columns))) == [("/features", "no_features")]
+
+
+def replace_kind(column: Column, kind: str) -> Column:
+    return Column.model_validate({**column.model_dump(), "kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation", "allowed"), [(1, "random", False), (1, "none", True), (2, "random", True)]
+)
+def test_too_few_rows_are_refused(rows: int, validation: str, allowed: bool) -> None:
+    found = judge(a_dataset(columns=FLOWERS, rows=rows), validation=validation)
+    assert [(fault.pointer, fault.code) for fault in found.faults] == (
+        [] if allowed else [("/dataset_id", "too_few_rows")]
+    )
+
+
+def test_a_network_is_counted_and_refused_before_anything_of_it_is_made() -> None:
+    layers = [{"kind": "dense", "units": 65_536}] * 64
+    found = judge(network={"layers": layers})
+    assert told(found) == [("/network/layers", "too_many_parameters")]
+    assert found.parameters is not None
+    assert found.parameters > 60 * 65_536**2
+    allowed = Settings(max_parameters=7 * 8 + 8 + 8 * 3 + 3)
+    assert judge(settings=allowed, network={"layers": [{"kind": "dense", "units": 8}]}).faults == []
+    assert told(judge(settings=allowed, network={"layers": [{"kind": "dense", "units": 9}]}))
+
+
+def test_all_faults_are_told_at_once_those_of_the_form_and_those_of_the_data() -> None:
+    unknown: dict[str, Any] = {"a/b": 1, "body": 2, "path": 3, "~": 4}
+    found = judge(
+        ODD_DATA,
+        loss="mse",
+        features=["nothing", "species"],
+        optimizer={"kind": "adam", "learning_rate": 0},
+        training={"epochs": 0},
+        **unknown,
+    )
+    assert sorted(told(found)) == [
+        ("/a~1b", "unknown_field"),
+        ("/body", "unknown_field"),
+        ("/features/0", "unknown_column"),
+        ("/features/1", "target_is_feature"),
+        ("/loss", "unsuitable_loss"),
+        ("/optimizer/learning_rate", "out_of_range"),
+        ("/path", "unknown_field"),
+        ("/training/epochs", "out_of_range"),
+        ("/~0", "unknown_field"),
+    ]
+
+
+def test_a_data_set_that_is_not_there_is_not_found_or_one_fault_among_others() -> None:
+    def find(_: str) -> Dataset:
+        raise NotFound("none")
+
+    body = {"dataset_id": "ds_x", "target": "species"}
+    with pytest.raises(NotFound):
+        assess(body, find, Settings(), lambda: 0)
+    assert told(assess({**body, "priority": 10**6}, find, Settings(), lambda: 0)) == [
+        ("/priority", "out_of_range"),
+        ("/dataset_id", "dataset_not_found"),
+    ]
+
+
+def test_without_a_usable_id_no_data_set_is_looked_for() -> None:
+    def find(_: str) -> Dataset:
+        raise AssertionError
+
+    for body in ({}, {"dataset_id": 1, "target": "x"}, {"dataset_id": "x" * 999, "target": "x"}):
+        assert told(assess(body, find, Settings(), lambda: 0))
+
+
+def test_a_request_of_very_many_faults_is_judged_in_little_time() -> None:
+    start = time.process_time()
+    found = judge(features=["M4RKER"] + ["length"] * 200_000)
+    assert len(found.faults) == 200_000
+    assert time.process_time() - start < 3
+
+
+def test_a_seed_is_drawn_only_when_none_is_given() -> None:
+    def draw() -> int:
+        raise AssertionError
+
+    body = {"dataset_id": FLOWER_DATA.id, "target": "species", "training": {"seed": 5}}
+    found = assess(body, lambda _: FLOWER_DATA, Settings(), draw)
+    assert found.request is not None
+    assert found.request.training.seed == 5
