@@ -280,6 +280,10 @@ class ClusterConnection:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ProcessLost(f"The Ray cluster at {self.address} does not answer.") from error
 
+    def here(self) -> str:
+        """The id of the machine that this driver, and so its actors, are on."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def nodes(self) -> list[Node]:
         """The machines of the cluster."""
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

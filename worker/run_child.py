@@ -1,7 +1,8 @@
 """A run's process as its supervisor sees it: lines of JSON to and from a child.
 
-The child says {"ready": [nodes]} when it is connected, takes {"job_id", "fence"}, and says {"done": job_id} when
-the job has ended, or {"lost": job_id, "reason"} when it is to be tried again. A child that dies says nothing more.
+The child says {"ready": [nodes], "here": node_id} when it is connected, and again every few seconds while it is
+idle; it takes {"job_id", "fence"}, and says {"done": job_id} when the job has ended, or {"lost": job_id, "reason"}
+when it is to be tried again. A child that dies says nothing more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Ready:
     """The child is connected and idle."""
 
     nodes: tuple[Node, ...]
+    """The machines of its cluster."""
+    here: str
+    """The id of the one that it and its actors are on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,8 @@ def _read_message(line: str) -> Message | None:
     except ValueError:  # a library printed something
         return None
     match said:
-        case {"ready": list(nodes)}:
-            return Ready(tuple(Node.model_validate(node) for node in nodes))
+        case {"ready": list(nodes), "here": str(here)}:
+            return Ready(tuple(Node.model_validate(node) for node in nodes), here)
         case {"lost": str(reason)}:
             return Lost(reason)
         case {"done": str()}:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 
 import redis
@@ -26,6 +27,8 @@ log = logging.getLogger("chainrule.run")
 _PATIENCE = 60
 _WORKERS_IN_RESERVE = 2
 """As many as a job has by default."""
+_REPORT_SECONDS = 5.0
+"""Between reports of an idle process on its cluster, whose machines come and go."""
 
 
 def main() -> None:
@@ -42,7 +45,11 @@ def main() -> None:
         pool = ActorPool()
         while True:
             pool.fill(_WORKERS_IN_RESERVE)
-            print(json.dumps({"ready": [node.model_dump(mode="json") for node in cluster.nodes()]}), file=say)
+            while True:
+                nodes = [node.model_dump(mode="json") for node in cluster.nodes()]
+                print(json.dumps({"ready": nodes, "here": cluster.here()}), file=say)
+                if select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
+                    break
             line = sys.stdin.readline()
             if not line:
                 return

@@ -91,6 +91,7 @@ class Supervisor:
         self._messages: queue.SimpleQueue[tuple[RunChild, Message] | None] = queue.SimpleQueue()
         self._children: list[RunChild] = []
         self._nodes: tuple[Node, ...] = ()
+        self._here = ""
         self._stopping = False
         self._was_ready = False
         self._failures = 0
@@ -153,9 +154,11 @@ class Supervisor:
             return
         child, message = said
         match message:
-            case Ready(nodes):
-                child.is_ready, self._nodes, self._failures = True, nodes, 0
-                self._report_after = 0.0
+            case Ready(nodes, here):
+                if not child.is_ready:
+                    self._report_after = 0.0
+                child.is_ready, self._failures = True, 0
+                self._nodes, self._here = nodes, here
             case Done():
                 child.claim = None
             case Lost(reason):
@@ -219,7 +222,8 @@ class Supervisor:
         return sum(child.workers for child in self._children if child.claim)
 
     def _cpus(self) -> float:
-        return sum(node.cpus for node in self._nodes)
+        """Of this machine: shared memory joins the processes of a run, so they are all here."""
+        return next((node.cpus for node in self._nodes if node.id == self._here), 0.0)
 
     # Leases
 
