@@ -23,7 +23,7 @@ from common.store.files import DataFolder
 from common.store.stores import open_stores
 from service.client import ApiClient, ApiError
 from service.ingest import DEFAULT_NULLS
-from service.stack import Stack
+from service.stack import Stack, running_redis_url
 
 app = typer.Typer(
     help="Train neural networks over HTTP. CHAINRULE_URL and CHAINRULE_KEY say where the server is.",
@@ -31,7 +31,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="API keys of the server whose Redis CHAINRULE_REDIS_URL names.", no_args_is_help=True)
+keys_app = typer.Typer(
+    help="API keys of the stack that runs here, or of the Redis that CHAINRULE_REDIS_URL names.", no_args_is_help=True
+)
 app.add_typer(keys_app, name="keys")
 
 out = Console(highlight=False, soft_wrap=True)
@@ -104,9 +106,7 @@ def create_key(
     """Make an API key and print it; only its hash is kept. With the first key, every call needs one."""
     with _explained():
         settings = read_settings()
-        if settings.redis_url is None:
-            raise ApiError("Set CHAINRULE_REDIS_URL to the server's Redis.")
-        access = open_stores(connect(settings.redis_url, retries=4), DataFolder(settings.data_path)).access
+        access = open_stores(connect(running_redis_url(settings), retries=4), DataFolder(settings.data_path)).access
         if if_none and access.digests():
             return
         if key_file is None:

@@ -35,6 +35,31 @@ Say = Callable[[str], None]
 
 _RESTARTS, _WITHIN_SECONDS = 5, 60.0
 _RUNTIME_PREFIX = "cr"
+_SOCKET = "redis.sock"
+
+
+def running_redis_url(settings: Settings) -> str:
+    """The Redis of the settings, or the embedded one of the stack that runs on their state directory.
+
+    Raises:
+        CannotStart: neither is there.
+
+    """
+    if settings.redis_url is not None:
+        return settings.redis_url
+    try:
+        return _url(Path(_record(settings).read_text().strip()))
+    except OSError:
+        raise CannotStart("Set CHAINRULE_REDIS_URL to the server's Redis, or start `chainrule up` first.") from None
+
+
+def _url(runtime: Path) -> str:
+    return f"unix://{runtime / _SOCKET}"
+
+
+def _record(settings: Settings) -> Path:
+    """Where a stack notes the folder of its sockets."""
+    return settings.state_path / "runtime"
 
 
 @dataclass(eq=False)
@@ -124,7 +149,7 @@ class Stack:
     @contextmanager
     def _runtime_folder(self) -> Iterator[Path]:
         """A folder of this life for sockets and temporary files; what an earlier life left is ended and removed."""
-        record = self._state / "runtime"
+        record = _record(self._settings)
         old = self._old_runtime(record)
         if processes.sweep(self._mark, old):
             self._say("Ended what an earlier life had left running.")
@@ -157,7 +182,7 @@ class Stack:
     # Parts
 
     def _start_redis(self, runtime: Path) -> str:
-        path = runtime / "redis.sock"
+        path = runtime / _SOCKET
         environment = {STACK_VARIABLE: self._mark}
         self._add(
             _Part(
@@ -165,7 +190,7 @@ class Stack:
                 lambda: start_redis(self._state / "redis", path, self._logs / "redis.log", environment),
             )
         )
-        return f"unix://{path}"
+        return _url(runtime)
 
     def _check_redis(self, url: str) -> None:
         client = connect(url, retries=3)

@@ -1,0 +1,120 @@
+"""The command line, against a whole stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sklearn.datasets import load_iris
+
+from tests.conftest import RunningStack, start_stack
+from tests.integration.data import as_csv, await_epochs, endless, upload_noise
+
+pytestmark = pytest.mark.integration
+
+
+def chainrule(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, as a user runs it."""
+    command = [sys.executable, "-P", "-m", "service.cli", *arguments]
+    variables = {**os.environ, "CHAINRULE_URL": url, "COLUMNS": "300", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables, check=False)
+
+
+@pytest.fixture
+def iris(tmp_path: Path) -> Path:
+    columns, target = load_iris(return_X_y=True)
+    file = tmp_path / "iris.csv"
+    file.write_bytes(as_csv(columns, [["setosa", "versicolor", "virginica"][i] for i in target]))
+    return file
+
+
+def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: RunningStack, iris: Path) -> None:
+    trained = chainrule(stack.url, "train", str(iris), "--target", "target", "--epochs", "60", "--workers", "1")
+    assert trained.returncode == 0, trained.stderr
+    assert "150 rows" in trained.stdout
+    assert "succeeded" in trained.stdout
+    assert "loss" in trained.stderr  # progress is told beside the answer
+    predicted = chainrule(stack.url, "predict", "iris", str(iris))
+    assert predicted.returncode == 0, predicted.stderr
+    lines = predicted.stdout.split()
+    assert len(lines) == 150
+    assert sum(line == "setosa" for line in lines[:50]) >= 45
+    for verb, column in (("jobs", "succeeded"), ("models", "classification"), ("datasets", "csv")):
+        listed = chainrule(stack.url, verb)
+        assert listed.returncode == 0
+        assert "iris" in listed.stdout
+        assert column in listed.stdout
+        assert json.loads(chainrule(stack.url, verb, "--json", "--limit", "1").stdout)[0]["id"]
+
+
+def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.json"
+    more.write_text('{"stopping": {"target_error": 0.5}, "training": {"seed": 1}}')
+    trained = chainrule(stack.url, "train", str(iris), "--target", "target", "--request", str(more), "--json")
+    job = json.loads(trained.stdout)
+    assert (job["state"], job["stop_reason"]) == ("succeeded", "target_reached")
+    instance = '{"x0": 5.1, "x1": 3.5, "x2": 1.4, "x3": 0.2}'
+    answer = chainrule(stack.url, "predict", job["model_id"], "--instance", instance, "--json")
+    assert json.loads(answer.stdout)["model_id"] == job["model_id"]
+    watched = chainrule(stack.url, "watch", job["id"], "--json")
+    assert json.loads(watched.stdout)["id"] == job["id"]
+
+
+def test_a_running_job_is_watched_and_cancelled(stack: RunningStack) -> None:
+    job_id = stack.client.submit(endless(upload_noise(stack.client)))["id"]
+    await_epochs(stack.client, job_id, 1)
+    assert chainrule(stack.url, "cancel", job_id).stdout.strip() == "cancelling"
+    watched = chainrule(stack.url, "watch", job_id)
+    assert watched.returncode == 1
+    assert "cancelled" in watched.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["train", "absent.csv", "--target", "a"], "absent.csv: No such file or directory"),
+        (["train", "README", "--target", "a"], "the name must end in one of .csv, .parquet"),
+        (["watch", "job_0"], "There is no such job. (job_not_found)"),
+        (["predict", "nobody", "--instance", "{}"], "There is no such model. (model_not_found)"),
+        (["predict", "nobody", "--instance", "{"], "--instance is not JSON"),
+        (["predict", "nobody"], "Give a file, or --instance."),
+        (["jobs", "--label", "team"], "must be `key:value`"),
+    ],
+)
+def test_a_mistake_is_a_message_and_not_a_traceback(stack: RunningStack, arguments: list[str], complaint: str) -> None:
+    answer = chainrule(stack.url, *arguments)
+    assert answer.returncode == 1
+    assert complaint in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_faults_of_a_request_are_told_one_by_one(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.json"
+    more.write_text('{"optimizer": "nesterov", "training": {"epochs": 0}}')
+    answer = chainrule(stack.url, "train", str(iris), "--target", "kind", "--request", str(more))
+    assert answer.returncode == 1
+    assert "/optimizer: not supported yet; today: one of: sgd, adam" in answer.stderr
+    assert "/training/epochs: should be greater than or equal to 1" in answer.stderr
+    assert "/target: the data set has no column of this name" in answer.stderr
+
+
+def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
+    answer = chainrule("http://127.0.0.1:9", "jobs")
+    assert answer.returncode == 1
+    assert "http://127.0.0.1:9 does not answer" in answer.stderr
+
+
+def test_with_a_key_the_stack_may_be_reached_from_elsewhere_and_nobody_else_may_use_it(tmp_path: Path) -> None:
+    first = start_stack(tmp_path)
+    key = chainrule(first.url, "keys", "create", CHAINRULE_STATE_DIR=str(tmp_path)).stdout.strip()
+    assert key.startswith("ck_")
+    assert first.stop() == 0
+    again = start_stack(tmp_path, CHAINRULE_HOST="0.0.0.0")  # noqa: S104
+    url = again.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    assert "valid API key" in chainrule(url, "jobs").stderr
+    assert chainrule(url, "jobs", CHAINRULE_KEY=key).returncode == 0
+    assert again.stop() == 0
