@@ -2,7 +2,7 @@
 
 The child says {"ready": [nodes], "here": node_id} when it is connected, and again every few seconds while it is
 idle; it takes {"job_id", "fence"}, and says {"done": job_id} when the job has ended, or {"lost": job_id, "reason"}
-when it is to be tried again. A child that dies says nothing more.
+when it is to be tried again, after which it ends. A child that dies says nothing more.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def main() -> None:
             line = sys.stdin.readline()
             if not line:
                 return
-            print(json.dumps(_run(stores, pool, Claim(**json.loads(line)))), file=say)
+            outcome = _run(stores, pool, Claim(**json.loads(line)))
+            print(json.dumps(outcome), file=say)
+            if "lost" in outcome:  # with its driver, Ray ends what may still be left of the run
+                return
     except ProcessLost as error:
         sys.exit(error.message)
 

@@ -165,12 +165,11 @@ class Supervisor:
                 self._give_back(child, reason)
             case Exited(status):
                 self._children.remove(child)
-                if child.claim is None:
+                if child.claim is None and status != 0:
                     self._start_after = self._clock() + _PAUSES[min(self._failures, len(_PAUSES) - 1)]
                     self._failures += 1
                     log.error("a run's process ended with status %s before it had a job; see runs.log", status)
-                else:
-                    self._give_back(child, f"The run's process ended with status {status}.")
+                self._give_back(child, f"The run's process ended with status {status}.")
 
     def _give_back(self, child: RunChild, reason: str) -> None:
         claim, child.claim = child.claim, None

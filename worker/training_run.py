@@ -23,7 +23,7 @@ from common.schemas.models import Lineage, Model
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
-from worker.actors import Group
+from worker.actors import Group, ProcessLost
 from worker.stopping import StoppingRule
 from worker.task import EpochSums, TrainingData, TrainingTask
 from worker.training_data import PreparedData, prepare
@@ -32,6 +32,8 @@ log = logging.getLogger("chainrule.run")
 
 _LOOK_SECONDS = 0.2
 """Between looks at whether a cancel was asked for, inside an epoch."""
+_HALT_SECONDS = 10.0
+"""How long everyone may take to notice that the epoch was halted: a step, and some patience."""
 
 _HINTS = {
     "diverged": "Use a smaller learning rate, or look for extreme values in the data.",
@@ -212,6 +214,8 @@ class _Training:
                 reason = "time_limit"
             if reason is not None:
                 self._group.halt()
+                if not self._group.wait(_HALT_SECONDS):
+                    raise ProcessLost("A process of the run does not answer.")
                 return reason
         return None
 

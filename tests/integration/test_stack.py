@@ -165,6 +165,18 @@ def test_a_job_whose_process_is_killed_is_started_again(stack: RunningStack, rol
     assert await_job(stack.client, job_id, lambda _: False)["state"] == "cancelled"
 
 
+def test_a_job_with_a_frozen_worker_can_be_cancelled(stack: RunningStack) -> None:
+    dataset = upload_noise(stack.client)
+    job_id = stack.client.submit(endless(dataset))["id"]
+    await_epochs(stack.client, job_id, 1)
+    events = stack.client.call("GET", f"/v1/jobs/{job_id}/events")["data"]
+    frozen = psutil.Process(next(e["data"]["pid"] for e in events if e["data"].get("role") == "worker"))
+    frozen.suspend()
+    stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
+    assert await_job(stack.client, job_id, lambda _: False)["state"] == "cancelled"
+    frozen.wait(60)
+
+
 def test_a_job_that_loses_a_process_in_every_attempt_fails(stack: RunningStack) -> None:
     dataset = upload_noise(stack.client)
     job_id = stack.client.submit(endless(dataset))["id"]
