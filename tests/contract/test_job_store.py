@@ -798,6 +798,7 @@ def walk(jobs: JobStore, limit: int, **chosen: Any) -> list[str]:
     while True:
         assert len(page.data) <= limit
         found += [job.id for job in page.data]
+        assert len(found) == len(set(found))
         if page.next_cursor is None:
             return found
         page = jobs.page(limit, page.next_cursor, **chosen)

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 
 from common.errors import CannotStart
 from common.settings import Settings
-from common.store.client import connect
+from common.store.client import connect, explain
 from common.store.files import DataFolder
 from common.store.jobs import JobStore
 from common.store.stores import Stores, open_stores
@@ -271,6 +271,24 @@ def test_after_a_flush_nothing_is_found_and_everything_works(api: TestClient, st
     refused(api.post("/v1/jobs", json=request_of(dataset)), 404, "dataset_not_found")
     assert (listed(api), api.get("/v1/datasets").json()["data"]) == ([], [])
     assert api.post("/v1/jobs", json=request_of(create(stores))).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("MISCONF Errors writing to the AOF file: No space left on device", "storage_full"),
+        (
+            "ERR Error running script: @user_script:1: OOM command not allowed when used memory > 'maxmemory'",
+            "storage_full",
+        ),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "corrupt_record"),
+        ("ERR Error running script: user_script:9: attempt to compare nil with number", "corrupt_record"),
+    ],
+)
+def test_what_redis_says_is_told_in_words_of_ours(said: str, code: str) -> None:
+    explained = explain(redis.ResponseError(said))
+    assert explained.stable_code == code
+    assert said not in explained.message
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl", "allkeys-lfu"])
