@@ -13,8 +13,9 @@ install: $(INSTALLED) ## create .venv with pinned dependencies and the project; 
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Setting up .venv (a minute or two, once) …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## train a real network with two workers and predict with it, everything on free ports
@@ -23,7 +24,7 @@ demo: $(INSTALLED) ## train a real network with two workers and predict with it,
 test: $(INSTALLED) lint ## the tests that must always pass
 	$(BIN)/python -P -m pytest -m "not slow"
 
-quick: $(INSTALLED) ## unit tests, under 30 s
+quick: $(INSTALLED) ## unit tests, about 30 s
 	$(BIN)/python -P -m pytest tests/unit -q
 
 full: $(INSTALLED) lint ## all tests, the slow proofs included

@@ -14,7 +14,7 @@ from service import problems
 from service.middleware import KeyRing, LoopbackHost, RequestId, SizeLimit
 from service.predictor import Predictor
 from service.routes import datasets, health, jobs, models
-from service.routes.shared import Services, check_key
+from service.routes.shared import Services, check_key, check_query
 
 _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
 
@@ -34,7 +34,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     app.state.services = Services(settings, stores, Predictor(stores.models), KeyRing(stores.access))
     problems.install(app)
     for router in (datasets.router, jobs.router, models.router):
-        app.include_router(router, dependencies=[Depends(check_key)])
+        app.include_router(router, dependencies=[Depends(check_key), Depends(check_query)])
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)

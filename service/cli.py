@@ -36,7 +36,7 @@ keys_app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
@@ -81,7 +81,6 @@ def up(
     """Start the whole stack here: Redis, Ray, a supervisor, the API. Ctrl-C ends it; the next start carries on."""
     with _explained():
         settings = read_settings(port=port, state_dir=state_dir)
-        out.print("Starting Redis, Ray, a supervisor and the API …")
         Stack(settings, lambda text: out.print(text, markup=False)).run()
 
 
@@ -152,7 +151,10 @@ def train(
             body["cluster"] = {**body.get("cluster", {}), "workers": workers}
         if epochs is not None:
             body["training"] = {**body.get("training", {}), "epochs": epochs}
-        _watch(client, client.submit(body)["id"], as_json=as_json)
+        job = client.submit(body)
+        if not as_json:
+            out.print(f"{job['id']}: {job['task']} of {target}", markup=False)
+        _watch(client, job["id"], as_json=as_json)
 
 
 def _read_request(file: Path | None) -> dict[str, Any]:
@@ -270,7 +272,9 @@ def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tupl
     if as_json:
         out.print_json(data=found)
         return
-    table = Table(*columns, box=None)
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "id", min_width=30 if column == "id" else None, overflow="fold")
     for row in rows:
         table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
     out.print(table, markup=False)

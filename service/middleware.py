@@ -19,6 +19,8 @@ from service.problems import problem
 
 MAX_HEADER_BYTES = 32 * 1024
 _MAX_DIGITS = 20
+_PAUSE_SECONDS = 5.0
+"""For so long a store that was away is not asked for keys again: whoever needs no store must not wait for it."""
 
 Limit = Callable[[str], int]
 """From a path to the most bytes that a request to it may have."""
@@ -117,7 +119,7 @@ class SizeLimit:
 class KeyRing:
     """Knows the API keys.
 
-    Looks into the store every few seconds, and when a key is unknown; keeps the last answer while the store is away.
+    Looks into the store every five seconds, and when a key is unknown; keeps the last answer while the store is away.
     """
 
     def __init__(self, access: AccessStore, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,6 +128,7 @@ class KeyRing:
         self._lock = threading.Lock()
         self._digests: frozenset[str] | None = None
         self._looked = 0.0
+        self._pause = 0.0
 
     def check(self, authorization: str | None) -> None:
         """Lets a request pass that carries a known key, or any if no keys were made.
@@ -146,13 +149,14 @@ class KeyRing:
     def _known(self, max_age: float) -> frozenset[str]:
         with self._lock:
             now = self._clock()
-            if self._digests is None or now - self._looked > max_age:
+            if self._digests is None or now - self._looked >= max(max_age, self._pause):
                 try:
-                    self._digests = self._access.digests()
+                    self._digests, self._pause = self._access.digests(), 0.0
                 except StoreUnavailable:
                     if self._digests is None:
                         raise
-                self._looked = now
+                    self._pause = _PAUSE_SECONDS
+                self._looked = self._clock()
             return self._digests
 
 

@@ -20,8 +20,9 @@ import resource
 import signal
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -284,7 +285,7 @@ def _read_csv(source: Path, options: ParseOptions, limits: ParseLimits) -> tuple
 
 
 def _typed(texts: pl.Series) -> pl.Series:
-    """The column as Int64, Float64 or Boolean where all values allow it, else as it is; Float64 if empty."""
+    """The column as Int64, Float64, Boolean or a date where all values allow it, else as it is; Float64 if empty."""
     for kind in (pl.Int64, pl.Float64):
         numbers = texts.cast(kind, strict=False)
         if numbers.null_count() == texts.null_count() < len(texts):
@@ -294,6 +295,26 @@ def _typed(texts: pl.Series) -> pl.Series:
     words = texts.str.to_lowercase()
     if words.drop_nulls().is_in(["true", "false"]).all():
         return words == "true"
+    return _dated(texts)
+
+
+_DAY = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
+_DATE_FORMS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+_ZONED_FORMS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
+
+
+def _dated(texts: pl.Series) -> pl.Series:
+    """The column as dates or times where all values are those of ISO 8601, else as it is."""
+    if not texts.drop_nulls().str.contains(_DAY).all():
+        return texts
+    tries: list[Callable[[], pl.Series]] = [partial(texts.str.to_date, "%Y-%m-%d", strict=False)]
+    moments = texts.str.replace(" ", "T", literal=True).str.replace("Z$", "+00:00")
+    tries += [partial(moments.str.to_datetime, form, strict=False) for form in _DATE_FORMS]
+    tries += [partial(moments.str.to_datetime, form, strict=False, time_zone="UTC") for form in _ZONED_FORMS]
+    for attempt in tries:
+        dates = attempt()
+        if dates.null_count() == texts.null_count():
+            return dates
     return texts
 
 

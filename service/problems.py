@@ -201,6 +201,8 @@ def _fault(detail: Mapping[str, Any], body: object) -> Fault:
         .removeprefix("Value error, ")
         .replace("Input should", "should")
         .replace("Tuple should", "should")
+        .replace("Extra inputs are not permitted", "there is no such field")
+        .replace("Field required", "is required")
     )
     pointer = _pointer(path, body) if place == "body" else ".".join(str(part) for part in path)
     return Fault(pointer, code, message)

@@ -107,6 +107,7 @@ class Stack:
             listener = open_things.enter_context(bind(self._settings))
             runtime = open_things.enter_context(self._runtime_folder())
             open_things.callback(self._stop)
+            self._say("Starting Redis, Ray, a supervisor and the API …")
             url = self._settings.redis_url or self._start_redis(runtime)
             self._check_redis(url)
             self._start_rest(listener, runtime, url)

@@ -115,8 +115,9 @@ def _check(
 
 
 def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
-    if target.kind == "datetime":
-        found.faults.append(Fault("/target", "unsuitable_target", "a date or time cannot be a target"))
+    if target.kind in ("datetime", "text"):
+        what = "a date or time" if target.kind == "datetime" else "text with a different value in most rows"
+        found.faults.append(Fault("/target", "unsuitable_target", f"{what} cannot be a target"))
     is_number = target.kind == "numeric"
     few = is_number and target.integer and target.distinct <= MAX_CLASSES_OF_INTEGERS
     task = request.task or ("regression" if is_number and not few else "classification")

@@ -18,7 +18,16 @@ class PredictionRequest(Record):
     """Instances to predict, each an object by column name, or an array in the order of the model's inputs."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"instances": [{"sepal_length": 5.1, "species_group": "wild"}]}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "instances": [
+                        {"age": 41, "city": "Oslo", "member": True},
+                        {"age": None, "city": "Rome", "member": False},
+                    ]
+                }
+            ]
+        }
     )
 
     instances: Annotated[list[object], Field(min_length=1), _OBJECTS_OR_ARRAYS]

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from common.errors import TooLarge
+from common.errors import Fault, Invalid, TooLarge
+from common.identifiers import is_id
 from common.schemas.models import Model
 from common.schemas.predictions import Prediction, PredictionRequest
 from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, errors
@@ -39,10 +40,13 @@ def show(ref: str, behind: Behind) -> Model:
     return behind.stores.models.get(behind.stores.models.resolve(ref))
 
 
-@router.delete("/{ref}", status_code=204, responses=errors(404))
+@router.delete("/{ref}", status_code=204, responses=errors(404, 422))
 def delete(ref: str, behind: Behind) -> None:
-    """Deletes a model."""
+    """Deletes a model, named by its id or `name@3`: a bare name, which means another one afterwards, is refused."""
     model_id = behind.stores.models.resolve(ref)
+    if not is_id(ref, "mdl") and "@" not in ref:
+        fault = Fault("ref", "ambiguous_reference", "must be an id, or a name with its version such as name@3")
+        raise Invalid("The request has a fault.", [fault])
     behind.stores.models.delete(model_id)
     behind.predictor.forget(model_id)
 

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from common.errors import Unreadable, UnsupportedMedia
+from common.errors import Fault, Invalid, Unreadable, UnsupportedMedia
 from common.settings import Settings
 from common.store.page import Page
 from common.store.stores import Stores
@@ -44,6 +44,22 @@ Behind = Annotated[Services, Depends(services)]
 def check_key(request: Request, behind: Behind) -> None:
     """Lets pass whoever has a key, or everyone if there are none."""
     behind.keys.check(request.headers.get("authorization"))
+
+
+def check_query(request: Request) -> None:
+    """Refuses query parameters that a route does not have: a misspelt `dry_run` must not start a job.
+
+    Raises:
+        Invalid: with every such parameter.
+
+    """
+    route: APIRoute = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        allowed = f"may be one of: {', '.join(sorted(known))}" if known else "there are none here"
+        message = f"there is no such query parameter; {allowed}"
+        raise Invalid("The request has a fault.", [Fault("query", "unknown_parameter", message)])
 
 
 def _clean_key(value: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:

@@ -122,6 +122,28 @@ def test_while_the_store_is_away_the_last_answer_counts_and_without_one_nobody_p
             fresh.check(authorization)
 
 
+@pytest.mark.parametrize("has_key", [True, False])
+def test_a_store_that_is_away_is_asked_every_few_seconds_and_not_by_every_request(
+    stores: Stores, has_key: bool
+) -> None:
+    clock = FakeClock()
+    authorization = f"Bearer {stores.access.create('ci')}" if has_key else None
+    store = CountingStore(stores)
+    ring = KeyRing(store, clock)
+    ring.check(authorization)
+    store.is_away = True
+    clock.now += 60
+    before = store.asked
+    for _ in range(50):
+        ring.check(authorization)
+        clock.now += 0.05
+    assert store.asked == before + 1
+    store.is_away = False
+    clock.now += 5
+    ring.check(authorization)
+    assert store.asked == before + 2
+
+
 class CountingStore(AccessStore):
     """Counts how often it is asked, and may be away."""
 

@@ -584,3 +584,12 @@ def test_what_is_set_wrong_does_not_start_and_says_why(redis_url: str, stores: S
         said = (tmp_path / str(place)).read_text()
         assert reason in said
         assert "Traceback" not in said
+
+
+def test_a_misspelt_query_parameter_is_refused_and_starts_nothing(api: TestClient) -> None:
+    answer = api.post("/v1/jobs?dryrun=true", json={"dataset_id": "ds_1", "target": "a"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["code"] == "unknown_parameter"
+    assert "dry_run" in answer.json()["errors"][0]["message"]
+    assert api.get("/v1/models?nmae=x").status_code == 422
+    assert api.get("/v1/jobs").json()["data"] == []

@@ -83,7 +83,7 @@ def stores(own: OwnRedis, tmp_path: Path) -> Iterator[Stores]:
     """Stores as an API process opens them, but less patient with a server that is silent."""
     files = DataFolder(tmp_path / "data")
     files.prepare()
-    with closing(connect(own.url, retries=_RETRIES, timeout=0.2)) as client:
+    with closing(connect(own.url, retries=_RETRIES, timeout=0.1)) as client:
         yield open_stores(client, files)
 
 

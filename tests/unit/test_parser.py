@@ -186,6 +186,22 @@ def test_few_different_texts_are_categories_and_many_are_text(tmp_path: Path) ->
     assert column(parsed, "unique").top == ()
 
 
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (("2024-01-27", "2024-02-29"), "datetime"),
+        (("2024-01-27 10:00", "2024-01-28T11:30"), "datetime"),
+        (("2024-01-27T10:00:00Z", "2024-01-28 11:30:00.5+02:00"), "datetime"),
+        (("2024-01-27", "2024-02-30"), "categorical"),
+        (("2024-01-27", "soon"), "categorical"),
+    ],
+)
+def test_dates_and_times_are_told_from_text(tmp_path: Path, cells: tuple[str, str], kind: str) -> None:
+    parsed = parse(tmp_path, "\n".join(["at,n", *(f"{cell},1" for cell in cells), ",2"]).encode())
+    assert column(parsed, "at").kind == kind
+    assert column(parsed, "at").missing == 1
+
+
 def test_constant_and_empty_columns_are_accepted_and_warned_of(tmp_path: Path) -> None:
     parsed = parse(tmp_path, b"a,b,c,d\n1,?,x,1\n1,?,x,2\n")
     assert parsed.warnings == (

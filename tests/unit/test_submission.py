@@ -116,7 +116,6 @@ def test_a_model_is_named_after_the_job_or_the_data_set(name: str | None, datase
     [
         ("species", "classification"),
         ("wild", "classification"),
-        ("note", "classification"),
         ("petals", "classification"),
         ("seeds", "regression"),
         ("length", "regression"),
@@ -189,6 +188,7 @@ def test_a_constant_target_of_numbers_is_told_of() -> None:
         ({"target": "Species"}, [("/target", "unknown_column")]),
         ({"target": "M4RKER"}, [("/target", "unknown_column")]),
         ({"target": "day"}, [("/target", "unsuitable_target")]),
+        ({"target": "note"}, [("/target", "unsuitable_target")]),
         ({"target": "only"}, [("/target", "one_class")]),
         ({"target": "many"}, [("/target", "too_many_classes")]),
         ({"target": "length", "task": "classification"}, [("/task", "unsuitable_target")]),
