@@ -28,7 +28,7 @@ quick: $(INSTALLED) ## unit tests, about 30 s
 	$(BIN)/python -P -m pytest tests/unit -q
 
 full: $(INSTALLED) lint ## all tests, the slow proofs included
-	$(BIN)/python -P -m pytest
+	$(BIN)/python -P -m pytest --hypothesis-profile=explore
 
 up: $(INSTALLED) ## the whole stack in the foreground, at http://127.0.0.1:8000
 	@$(BIN)/chainrule up

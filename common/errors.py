@@ -16,6 +16,15 @@ class Fault:
     message: str
 
 
+def pointer_part(name: object) -> str:
+    """A name as a part of a JSON pointer (RFC 6901), cut where it is too long to be anybody's field."""
+    text = str(name)
+    return (text if len(text) <= _LONGEST_PART else f"{text[:_LONGEST_PART]}…").replace("~", "~0").replace("/", "~1")
+
+
+_LONGEST_PART = 100
+
+
 class ChainruleError(Exception):
     """The root: something this product knows how to explain. `code` is stable, `hint` says what to do next."""
 
@@ -42,6 +51,12 @@ class Invalid(ChainruleError):
     def __init__(self, message: str, faults: Iterable[Fault] = (), *, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.faults = tuple(faults)
+
+
+class Stalled(ChainruleError):
+    """The caller stopped sending in the middle of a body."""
+
+    code = "upload_stalled"
 
 
 class UnsupportedMedia(ChainruleError):

@@ -70,14 +70,17 @@ class LearnedNetwork:
             Invalid: an instance does not fit the inputs, or its answer is no finite number.
 
         """
-        outputs = self.predictor.predict(self.encoder.encode_records(instances))
+        outputs: Floats = self.predictor.predict(self.encoder.encode_records(instances))
+        if isinstance(self.target, NumberTarget):
+            with np.errstate(over="ignore"):
+                outputs = self.target.decode(outputs)
         finite = np.isfinite(outputs).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
             fault = Fault(f"/instances/{row}", "non_finite_output", "the values are too large for this model")
             raise Invalid("A prediction is no finite number.", [fault])
         if isinstance(self.target, NumberTarget):
-            return [Prediction(value=value) for value in self.target.decode(outputs[:, 0]).tolist()]
+            return [Prediction(value=value) for value in outputs[:, 0].tolist()]
         return _labelled(self.target, outputs)
 
 

@@ -68,6 +68,12 @@ def _tie_to(parent: int, niceness: int) -> Callable[[], None]:
     return prepare
 
 
+def die_with_parent() -> None:
+    """Has the kernel kill the calling process when the thread that started it ends (on Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def stop(process: subprocess.Popen[str], seconds: float = 10.0) -> None:
     """Ends a child: SIGTERM, and SIGKILL to its whole group if it is still there after `seconds`."""
     if process.poll() is None:

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     """Largest data set that may be uploaded, in bytes."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
     """Largest body of any other request, in bytes."""
-    max_predict_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    max_predict_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     """Largest body of a prediction, in bytes."""
     max_predict_rows: Annotated[int, Field(ge=1)] = 100_000
     """Most rows in one prediction."""

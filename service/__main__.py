@@ -19,8 +19,10 @@ from service.app import create_app
 from service.middleware import MAX_HEADER_BYTES
 from service.redis_server import check_redis
 
-_RETRIES = 4
-"""Repetitions of a command before a caller is told that the store is away: well under a second."""
+_RETRIES = 3
+"""Repetitions of a command before a caller is told that the store is away: well under a second if it is gone."""
+_TIMEOUT = 1.0
+"""Seconds for each of them, if the store is frozen."""
 
 
 class _Server(uvicorn.Server):
@@ -67,7 +69,7 @@ def main() -> None:
 def _open(settings: Settings) -> Stores:
     if settings.redis_url is None:
         raise CannotStart("An API process needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
-    client = connect(settings.redis_url, retries=_RETRIES)
+    client = connect(settings.redis_url, retries=_RETRIES, timeout=_TIMEOUT)
     check_redis(client)
     stores = open_stores(client, DataFolder(settings.data_path))
     stores.files.prepare()

@@ -29,6 +29,7 @@ from typing import BinaryIO, Final
 import numpy as np
 import polars as pl
 
+from common import processes
 from common.errors import Fault, Invalid, StorageFull, TooLarge
 from common.features.moments import mean_and_std
 from common.schemas.datasets import Column, ColumnKind, Frequent
@@ -40,6 +41,7 @@ MAX_NAME: Final = 1000
 MAX_FAULTS: Final = 20
 MAX_CATEGORIES: Final = 1000
 ALWAYS_CATEGORIES: Final = 20
+MAX_CATEGORY_BYTES: Final = 1000
 MAX_ROW_GROUPS: Final = 10_000
 MAX_FOOTER: Final = 256 << 20
 MOSTLY_NUMBERS: Final = 0.9
@@ -516,7 +518,7 @@ def describe(column: pl.Series) -> Column:
     """What a column of a stored type holds."""
     kind, missing = _kind(column), column.null_count()
     distinct = column.n_unique() - (missing > 0)
-    integer = column.dtype.is_integer()
+    integer = column.dtype.is_integer() or (column.dtype.is_float() and _holds_whole_numbers(column))
     mean = std = low = high = None
     if kind in ("numeric", "boolean") and missing < len(column):
         values = column.drop_nulls().cast(pl.Float64).to_numpy()
@@ -538,6 +540,12 @@ def describe(column: pl.Series) -> Column:
     )
 
 
+def _holds_whole_numbers(column: pl.Series) -> bool:
+    """Whether floats are whole numbers in disguise: a table with a gap among its integers often has them so."""
+    values = column.drop_nulls()
+    return len(values) > 0 and bool(((values == values.floor()) & (values.abs() < 2.0**53)).all())
+
+
 def _kind(column: pl.Series) -> ColumnKind:
     if column.dtype == pl.Boolean:
         return "boolean"
@@ -547,6 +555,7 @@ def _kind(column: pl.Series) -> ColumnKind:
         return "datetime"
     distinct = column.n_unique() - (column.null_count() > 0)
     few = distinct <= MAX_CATEGORIES and (distinct <= len(column) / 2 or distinct <= ALWAYS_CATEGORIES)
+    few = few and not (column.str.len_bytes() > MAX_CATEGORY_BYTES).any()  # every model holds its categories
     return "categorical" if few else "text"
 
 
@@ -622,6 +631,7 @@ def _limit_self(limits: ParseLimits) -> None:
 def main(argument: str) -> None:
     """Do the task and answer; anything else that goes wrong ends the process with exit status 1."""
     task = ParseTask.model_validate_json(argument)
+    processes.die_with_parent()
     _limit_self(task.limits)
     answer: Parsed | Refused
     try:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 
 from common import errors
-from common.errors import ChainruleError, Fault, Invalid
+from common.errors import ChainruleError, Fault, Invalid, pointer_part
 from common.schemas.record import Record
 from common.store.client import explain
 
@@ -24,6 +24,7 @@ log = logging.getLogger("chainrule.api")
 
 STATUS: dict[type[ChainruleError], HTTPStatus] = {
     errors.Unreadable: HTTPStatus.BAD_REQUEST,
+    errors.Stalled: HTTPStatus.REQUEST_TIMEOUT,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
@@ -220,7 +221,7 @@ def _pointer(path: Sequence[int | str], body: object) -> str:
             node = node[step] if step < len(node) else None
         elif not (index == len(path) - 1 and isinstance(node, dict)):
             continue
-        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
+        parts.append(pointer_part(step))
     return "".join(f"/{part}" for part in parts)
 
 

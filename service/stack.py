@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import processes
-from common.errors import CannotStart
+from common.errors import CannotStart, ChainruleError
 from common.settings import STACK_VARIABLE, Settings
 from common.store.client import connect
+from common.store.datasets import DatasetStore
 from common.store.files import DataFolder
 from service.__main__ import bind
 from service.redis_server import check_redis, start_redis
@@ -35,6 +36,7 @@ Say = Callable[[str], None]
 
 _RESTARTS, _WITHIN_SECONDS = 5, 60.0
 _RUNTIME_PREFIX = "cr"
+_PATIENCE_SECONDS = 20.0
 _SOCKET = "redis.sock"
 
 
@@ -144,7 +146,6 @@ class Stack:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            data.sweep_uploads()
             yield
 
     @contextmanager
@@ -169,10 +170,11 @@ class Stack:
 
     def _old_runtime(self, record: Path) -> Path | None:
         """The folder of an earlier life that did not remove it itself."""
-        if not record.exists():
+        try:
+            old = Path(record.read_text().strip())
+            is_ours = old.name.startswith(_RUNTIME_PREFIX) and old.is_dir() and old.stat().st_uid == os.getuid()
+        except (OSError, ValueError):  # there is none, or it is damaged
             return None
-        old = Path(record.read_text().strip())
-        is_ours = old.name.startswith(_RUNTIME_PREFIX) and old.is_dir() and old.stat().st_uid == os.getuid()
         return old if is_ours else None
 
     @property
@@ -203,7 +205,24 @@ class Stack:
         socket_fd = listener.fileno()
         serve = ["service", "--fd", str(socket_fd)]
         self._add(_Part("supervisor", lambda: self._spawn("supervisor", ["worker"], environment, ())))
-        self._add(_Part("API", lambda: self._spawn("API", serve, environment, (socket_fd,))))
+
+        def start_api() -> subprocess.Popen[str]:
+            self._sweep_files(redis_url)
+            return self._spawn("API", serve, environment, (socket_fd,))
+
+        self._add(_Part("API", start_api))
+
+    def _sweep_files(self, redis_url: str) -> None:
+        """Removes what an API process that died left behind; with a Redis of somebody else's, others may be at work."""
+        if self._settings.redis_url is not None:
+            return
+        client = connect(redis_url, retries=3)
+        try:
+            DataFolder(self._settings.data_path).sweep(DatasetStore(client).exists)
+        except ChainruleError as error:  # Redis is just being started again; the next start sweeps
+            self._say(f"Left-over files were not removed: {error.message}")
+        finally:
+            client.close()
 
     def _environment(self, runtime: Path, redis_url: str) -> Mapping[str, str]:
         settings = self._settings
@@ -260,7 +279,12 @@ class Stack:
         """Waits for every part's word; False when asked to stop before."""
         waiting = {"supervisor", "API"}
         while waiting:
-            event = self._events.get()
+            try:
+                event = self._events.get(timeout=_PATIENCE_SECONDS)
+            except queue.Empty:
+                logs = ", ".join(str(self._logs / f"{name.lower()}.log") for name in sorted(waiting))
+                self._say(f"Still waiting for the {' and the '.join(sorted(waiting))} (see {logs}) …")
+                continue
             if event is None:
                 return False
             if isinstance(event, str):

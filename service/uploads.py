@@ -12,7 +12,7 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
-from common.errors import Invalid, StorageFull
+from common.errors import Invalid, Stalled, StorageFull, StoreUnavailable
 from common.identifiers import new_id
 from common.schemas.datasets import DataFormat, Dataset
 from common.settings import Settings
@@ -22,6 +22,10 @@ from service.ingest import Parsed, ParseLimits, ParseOptions, parse_in_child
 
 _PARSERS = asyncio.Semaphore(2)
 """So many uploads are read at once; others wait their turn, already on disk."""
+
+
+_STALL_SECONDS = 60.0
+"""How long a caller may send nothing before its upload is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,16 @@ async def receive(chunks: AsyncIterator[bytes], path: Path) -> Received:
     checksum, size = hashlib.sha256(), 0
     try:
         with path.open("xb") as file:
-            async for chunk in chunks:
+            while chunk := await asyncio.wait_for(anext(chunks, b""), _STALL_SECONDS):
                 checksum.update(chunk)
                 size += len(chunk)
                 await run_in_threadpool(file.write, chunk)
     except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, TimeoutError):
+            raise Stalled(f"Nothing came for {_STALL_SECONDS:.0f} seconds; the upload was given up.") from error
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise StoreUnavailable("Too many uploads are open.", hint="Try again in a few seconds.") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageFull(
                 "The disk of the data sets has no room left.", hint="Delete data sets or free some space."

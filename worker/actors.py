@@ -20,7 +20,7 @@ from common.errors import ChainruleError, OutOfMemory
 from common.network.initializers import initialize
 from common.network.metrics import MetricSums
 from common.schemas.cluster import Node
-from worker.channel import Vector
+from worker.channel import PeerLost, Vector
 from worker.channel.shared_memory import SharedMemoryServer, SharedMemoryWorker
 from worker.gradient_worker import GradientWorker
 from worker.optimizers import make_optimizer
@@ -253,6 +253,8 @@ def get(refs: Any) -> Any:
     except RayActorError as error:
         raise ProcessLost("A process of the run died.") from error
     except RayTaskError as error:
+        if isinstance(error.cause, PeerLost):
+            raise ProcessLost(error.cause.message) from error
         if isinstance(error.cause, ChainruleError):
             raise error.cause from error
         if isinstance(error.cause, MemoryError):

@@ -34,7 +34,7 @@ class GradientWorker:
         self._task = task
         self._data = data
         self._channel = channel
-        largest = -(-task.batch_size // task.workers)
+        largest = -(-min(task.batch_size, len(data.x)) // task.workers)
         self._network = self._make_network(largest, with_gradient=True)
         self._evaluator = self._make_network(min(_EVALUATION_ROWS, len(data.validation_x)), with_gradient=False)
         self._x = np.empty((largest, task.inputs), task.dtype)

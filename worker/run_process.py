@@ -11,9 +11,7 @@ import os
 import select
 import sys
 
-import redis
-
-from common.errors import ChainruleError, FenceLost, StoreUnavailable
+from common.errors import ChainruleError, FenceLost
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import DataFolder
@@ -67,9 +65,8 @@ def _run(stores: Stores, pool: ActorPool, claim: Claim) -> dict[str, str]:
         TrainingRun(stores, claim, pool.group).run()
     except FenceLost:
         log.warning("%s has passed to another holder", claim.job_id)
-    except (ProcessLost, StoreUnavailable, redis.RedisError) as error:
-        reason = error.message if isinstance(error, ChainruleError) else "The store failed."
-        return {"lost": claim.job_id, "reason": reason}
+    except ChainruleError as error:
+        return {"lost": claim.job_id, "reason": error.message}
     log.info("%s is done", claim.job_id)
     return {"done": claim.job_id}
 

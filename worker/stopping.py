@@ -10,6 +10,8 @@ from common.schemas.jobs import StopReason
 from common.schemas.training import Stopping
 
 _GROWTH, _EVALUATIONS = 1000.0, 3
+_LEAST_LOSS = 1e-3
+"""A training that starts at a loss of nothing has not run away when it has some."""
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class StoppingRule:
             raise Diverged("The training loss stopped being a finite number.")
         if self._first_loss is None:
             self._first_loss = train_loss
-        self._grown = self._grown + 1 if train_loss > _GROWTH * self._first_loss else 0
+        self._grown = self._grown + 1 if train_loss > _GROWTH * max(self._first_loss, _LEAST_LOSS) else 0
         if self._grown >= _EVALUATIONS:
             raise Diverged("The training loss grew to more than 1,000 times its first value.")
 

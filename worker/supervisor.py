@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import ChainruleError, FenceLost, NotFound, StoreUnavailable
+from common.errors import ChainruleError, CorruptRecord, FenceLost, NotFound
 from common.identifiers import new_id
 from common.schemas.cluster import Node, SupervisorReport
 from common.schemas.jobs import JobError
@@ -103,7 +103,7 @@ class Supervisor:
             while not self._stopping:
                 try:
                     self.step()
-                except StoreUnavailable as error:  # nothing is decided without Redis
+                except ChainruleError as error:  # nothing is decided without Redis
                     log.warning("waiting: %s", error.message)
                 self._listen()
         finally:
@@ -178,8 +178,8 @@ class Supervisor:
         log.warning("%s lost in attempt %s: %s", claim.job_id, child.attempt, reason)
         try:
             self._retry_or_fail(claim, child.attempt, reason)
-        except StoreUnavailable:  # its lease runs out, and whoever sees that decides
-            log.warning("%s: the store is out of reach", claim.job_id)
+        except ChainruleError as error:  # its lease runs out, and whoever sees that decides
+            log.warning("%s: %s", claim.job_id, error.message)
 
     def _retry_or_fail(self, claim: Claim, attempt: int, reason: str) -> None:
         if attempt < self._settings.max_attempts:
@@ -208,6 +208,9 @@ class Supervisor:
             job = self._stores.jobs.get(job_id)
         except NotFound:  # cancelled and deleted in between
             return
+        except CorruptRecord as error:
+            self._bury(job_id, error)
+            return
         workers = job.request.cluster.workers
         running = self._workers_running()
         if running and running + workers > self._cpus():  # alone, a job may have more workers than there are CPUs
@@ -216,6 +219,13 @@ class Supervisor:
         if claim is not None:
             log.info("%s starts, attempt %s", job_id, job.attempt + 1)
             child.give(claim, workers, job.attempt + 1)
+
+    def _bury(self, job_id: str, error: CorruptRecord) -> None:
+        """Ends a job that cannot be read, so that it does not stand before the others for ever."""
+        log.error("%s: %s", job_id, error.message)
+        claim = self._stores.jobs.claim(job_id)
+        if claim is not None:
+            self._stores.jobs.fail(claim, JobError(code="state_lost", message="The record of the job is damaged."))
 
     def _workers_running(self) -> int:
         return sum(child.workers for child in self._children if child.claim)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import BadData
+from common.errors import BadData, Invalid
 from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
 from common.features.split import split_rows
@@ -58,7 +58,11 @@ def prepare(request: TrainingRequest, task: Task, dataset: Dataset, files: DataF
     training_rows, validation_rows = split_rows(_codes(values), request.validation, request.training.seed)
     encoder = FeatureEncoder.fit(table, columns, training_rows)
     target = fit_target(task, values, training_rows)
-    x = encoder.encode(table)
+    try:
+        x = encoder.encode(table)
+    except Invalid as error:  # a row far outside of what the training rows hold
+        where = error.faults[0].pointer if error.faults else "a row"
+        raise BadData(f"The number in {where} is too far from those of the training rows.") from error
     targets = target.encode(values)  # type: ignore[arg-type]
     train_x, train_targets = np.take(x, training_rows, axis=0), np.take(targets, training_rows, axis=0)
     has_validation = len(validation_rows) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from common.errors import ChainruleError, Conflict, OutOfMemory, TrainingFailure
+from common.errors import Conflict, Diverged, FenceLost, OutOfMemory, StorageFull, StoreUnavailable, TrainingFailure
 from common.features.target import NumberTarget
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
@@ -32,6 +33,8 @@ log = logging.getLogger("chainrule.run")
 
 _LOOK_SECONDS = 0.2
 """Between looks at whether a cancel was asked for, inside an epoch."""
+_TELL_SECONDS = 1.0
+"""Between events of progress: epochs of a small set take milliseconds, and would crowd all else out of the events."""
 _HALT_SECONDS = 10.0
 """How long everyone may take to notice that the epoch was halted: a step, and some patience."""
 
@@ -70,7 +73,7 @@ class TrainingRun:
         Raises:
             FenceLost: the job has passed to another holder; nothing more was written.
             ProcessLost: a process died; the job is as it was.
-            StoreUnavailable: Redis was away for too long.
+            StoreUnavailable, StorageFull: Redis was away, or full, for too long.
 
         """
         jobs = self._stores.jobs
@@ -82,10 +85,10 @@ class TrainingRun:
             self._train(job)
         except TrainingFailure as error:
             self._fail(error)
+        except (FenceLost, ProcessLost, StoreUnavailable, StorageFull):
+            raise
         except MemoryError:
             self._fail(OutOfMemory("The run could not get the memory it needed."))
-        except ChainruleError:
-            raise
         except Exception:
             log.exception("%s failed", self._claim.job_id)
             self._fail(
@@ -175,6 +178,7 @@ class _Training:
         self._clock = clock
         self._rule = StoppingRule(job.request.stopping, job.request.training.epochs)
         self._rows_seen = 0
+        self._told = 0.0
         self.best_metrics: dict[str, float] | None = None
 
     def run(self) -> StopReason:
@@ -244,11 +248,14 @@ class _Training:
         error = 1 - metrics["accuracy"] if self._task.task == "classification" else metrics["rmse"]
         reason = self._rule.decide(epoch, loss, error, seconds)
         progress = self._progress(epoch, train_loss, loss, seconds, is_last=reason is not None)
+        is_told = reason is not None or epoch == 1 or seconds - self._told >= _TELL_SECONDS
+        if is_told:
+            self._told = seconds
         validation_loss = progress.validation_loss
         cancelled = self._stores.jobs.record(
             self._claim,
-            kind="progress",
-            event=progress.model_dump(mode="json"),
+            kind="progress" if is_told else None,
+            event=progress.model_dump(mode="json") if is_told else None,
             epoch=EpochMetrics(
                 epoch=epoch,
                 seconds=seconds,
@@ -277,7 +284,10 @@ class _Training:
         )
 
     def _metrics(self, evaluation: MetricSums) -> dict[str, float]:
-        return evaluation.metrics(self._task.task, self._scale)
+        metrics = evaluation.metrics(self._task.task, self._scale)
+        if not all(map(math.isfinite, metrics.values())):
+            raise Diverged("The metrics of the validation rows are no finite numbers.")
+        return metrics
 
 
 def _merged(parts: list[MetricSums]) -> MetricSums:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from common.errors import BadData, CorruptRecord, Fault, Invalid
+from common.errors import BadData, CorruptRecord, Fault, Invalid, pointer_part
 from common.features.columns import EncoderDocument, FeatureKind, OneHot, Scaled
 from common.features.moments import mean_and_std, standardize, usable_scale
-from common.features.records import RecordReader, escape, refusal
+from common.features.records import RecordReader, refusal
 from common.features.table import Coded, Table
 from common.schemas.models import ModelInput
 
@@ -144,7 +144,7 @@ class FeatureEncoder:
         too_far = self._write_scaled(cells[:, is_scaled].T, out)
         if too_far:
             raise refusal(
-                [Fault(f"/instances/{r}/{escape(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
+                [Fault(f"/instances/{r}/{pointer_part(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
             )
         for codes, (start, column) in zip(cells[:, np.logical_not(is_scaled)].T, self._one_hot, strict=True):
             _write_one_hot(codes.astype(np.intp), out[:, start : start + column.width])

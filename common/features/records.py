@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import Fault, Invalid
+from common.errors import Fault, Invalid, pointer_part
 from common.features.columns import OneHot, Scaled
 
 MAX_FAULTS = 100
@@ -79,27 +79,22 @@ class RecordReader:
             if isinstance(value, float):
                 row.append(value)
             else:
-                faults.append(Fault(f"{pointer}/{escape(name)}", *value))
+                faults.append(Fault(f"{pointer}/{pointer_part(name)}", *value))
         return row
 
     def _name_faults(self, pointer: str, instance: Mapping[object, object]) -> list[Fault]:
         shown = ", ".join(self._names[:_NAMES_SHOWN]) + (", …" if len(self._names) > _NAMES_SHOWN else "")
         missing = [
-            Fault(f"{pointer}/{escape(name)}", "missing_column", f"this input is missing; expected: {shown}")
+            Fault(f"{pointer}/{pointer_part(name)}", "missing_column", f"this input is missing; expected: {shown}")
             for name in self._names
             if name not in instance
         ]
         unknown = [
-            Fault(f"{pointer}/{escape(str(name))}", "unknown_column", f"this is none of the inputs: {shown}")
+            Fault(f"{pointer}/{pointer_part(name)}", "unknown_column", f"this is none of the inputs: {shown}")
             for name in instance
             if name not in self._known
         ]
         return missing + unknown
-
-
-def escape(name: str) -> str:
-    """A name as a part of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def refusal(faults: Sequence[Fault]) -> Invalid:

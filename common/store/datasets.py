@@ -67,6 +67,11 @@ class DatasetStore:
         return _read(found)
 
     @stored
+    def exists(self, dataset_id: str) -> bool:
+        """Whether there is a data set of that id."""
+        return bool(self._client.exists(keys.dataset(dataset_id)))
+
+    @stored
     def page(self, limit: int, cursor: str | None = None) -> Page[Dataset]:
         """A page of data sets, newest first."""
         page = newest_first(self._client, keys.DATASETS, limit, cursor)

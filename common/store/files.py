@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import NotFound
@@ -20,10 +21,16 @@ class DataFolder:
         for folder in (self.root, self._uploads, self._datasets):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def sweep_uploads(self) -> None:
-        """Removes what an earlier life left half uploaded. Only for a folder that no other process writes to."""
+    def sweep(self, is_known: Callable[[str], bool]) -> None:
+        """Removes what was left half uploaded or half read, and rows whose data set `is_known` does not know.
+
+        Only for a folder that no other process writes to.
+        """
         for leftover in self._uploads.iterdir():
             leftover.unlink(missing_ok=True)
+        for file in self._datasets.iterdir():
+            if file.suffix != ".parquet" or not is_known(file.stem):
+                file.unlink(missing_ok=True)
 
     def new_upload(self) -> Path:
         """A fresh place for bytes that come in."""

@@ -112,7 +112,7 @@ class JsonRoute(APIRoute):
                 raise UnsupportedMedia("The body must be application/json.")
             check_encoding(request)
             strict = _StrictRequest(request.scope, request.receive)
-            strict.document = strict_json.parse(await strict.body())
+            strict.document = await run_in_threadpool(strict_json.parse, await strict.body())
             return await handle(strict)
 
         return strictly

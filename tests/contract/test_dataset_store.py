@@ -141,12 +141,14 @@ def test_the_folders_are_their_owners_only_and_rows_lie_by_id(tmp_path: Path) ->
     assert folder.dataset(identifier).relative_to(folder.root) == Path("datasets", f"{identifier}.parquet")
 
 
-def test_a_sweep_removes_what_was_half_uploaded_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_removes_what_was_half_uploaded_half_read_or_never_described_and_nothing_else(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     folder.prepare()
-    rows, upload = folder.dataset(a_dataset().id), folder.new_upload()
+    known, unknown = a_dataset().id, a_dataset().id
+    rows, orphan, upload = folder.dataset(known), folder.dataset(unknown), folder.new_upload()
+    half_read = rows.with_suffix(".parquet.part")
     assert folder.new_upload() != upload
-    rows.touch()
-    upload.touch()
-    folder.sweep_uploads()
-    assert (rows.exists(), upload.exists()) == (True, False)
+    for file in (rows, orphan, upload, half_read):
+        file.touch()
+    folder.sweep(lambda dataset_id: dataset_id == known)
+    assert [file.exists() for file in (rows, orphan, upload, half_read)] == [True, False, False, False]

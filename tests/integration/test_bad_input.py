@@ -593,3 +593,9 @@ def test_a_misspelt_query_parameter_is_refused_and_starts_nothing(api: TestClien
     assert "dry_run" in answer.json()["errors"][0]["message"]
     assert api.get("/v1/models?nmae=x").status_code == 422
     assert api.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_name_that_is_too_long_to_be_a_field_is_cut_in_the_answer(api: TestClient) -> None:
+    answer = api.post("/v1/jobs", json={"dataset_id": "ds_1", "target": "a", "x" * 100_000: 1})
+    assert answer.status_code == 422
+    assert len(answer.content) < 1000

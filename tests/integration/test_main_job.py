@@ -246,3 +246,35 @@ def test_the_api_never_imports_ray(stack: RunningStack) -> None:
     stack.client.call("GET", "/healthz")
     api = next(p for p in psutil.Process(stack.process.pid).children() if "service" in p.cmdline())
     assert not [m.path for m in api.memory_maps() if "/ray/" in m.path]
+
+
+def test_a_row_far_outside_of_the_training_rows_ends_a_job_as_bad_data_at_once(stack: RunningStack) -> None:
+    values = [0.1, 0.2, 0.3, 0.4] * 10 + [1e300]
+    dataset = upload(stack.client, "outlier", np.array(values)[:, None], (["a", "b"] * 21)[:41])
+    request = {"dataset_id": dataset, "target": "target", "validation": {"kind": "random", "fraction": 0.5}}
+    jobs = [train(stack.client, {**request, "training": {"seed": seed, "epochs": 1}}) for seed in range(8)]
+    failed = [job for job in jobs if job["state"] == "failed"]
+    assert 0 < len(failed) < len(jobs)  # the row is among the validation rows in about half of them
+    assert {(job["error"]["code"], job["attempt"]) for job in failed} == {("bad_data", 1)}
+
+
+def test_a_target_at_the_end_of_the_numbers_gives_a_finite_answer_or_a_clear_one(stack: RunningStack) -> None:
+    columns = np.arange(41.0)[:, None]
+    dataset = upload(stack.client, "huge", columns, (1.7e308 * (columns[:, 0] / 20 - 1)).tolist())
+    job = train(stack.client, {"dataset_id": dataset, "target": "target", "training": {"seed": 1, "epochs": 30}})
+    if job["state"] == "failed":
+        assert job["error"]["code"] == "diverged"
+        return
+    with pytest.raises(ApiError, match="no finite number"):
+        stack.client.predict(job["model_id"], [[1e30]])
+
+
+def test_progress_does_not_crowd_other_events_out(stack: RunningStack) -> None:
+    columns, target = datasets.load_iris(return_X_y=True)
+    dataset = upload(stack.client, "iris", columns, target.tolist())
+    request = {"dataset_id": dataset, "target": "target", "stopping": {"patience": None}, "training": {"seed": 1}}
+    job = train(stack.client, request)
+    kinds = [event["kind"] for event in events(stack, job["id"])]
+    assert job["progress"]["epoch"] == 100
+    assert 2 <= kinds.count("progress") < 50
+    assert kinds[0] == kinds[-1] == "state"

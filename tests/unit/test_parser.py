@@ -421,3 +421,10 @@ def test_the_parser_is_a_program_with_one_argument_and_one_answer(tmp_path: Path
     assert answer["rows"] == 1
     assert [c["name"] for c in answer["columns"]] == ["a", "b"]
     assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY  # the child's limits are its own
+
+
+def test_long_texts_are_no_categories_and_whole_floats_are_whole_numbers(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"long": ["x" * 2000, "y"] * 20, "label": [0.0, 1.0] * 20, "half": [0.5, 1.0] * 20})
+    parsed = parse(tmp_path, parquet(tmp_path, frame), ParseOptions(format="parquet"))
+    assert column(parsed, "long").kind == "text"
+    assert [column(parsed, name).integer for name in ("label", "half")] == [True, False]

@@ -25,6 +25,7 @@ _VERSION, _HALTED, _WEIGHT = 0, 8, 16  # in 8-byte words, a cache line each
 _SPIN_SECONDS = 0.002
 _LONGEST_NAP_SECONDS = 0.001
 _LOOK_SECONDS = 0.05  # between looks at whether the peer lives
+_LONGEST_STEP_SECONDS = 300.0  # after which a peer that lives counts as frozen
 
 
 class Segment:
@@ -115,6 +116,8 @@ def _wait(is_done: Callable[[], bool], peers: Sequence[_Peer], nap_first: float 
         time.sleep(nap)
         nap = min(nap * 1.5, _LONGEST_NAP_SECONDS)
         if now > look_at:
+            if now - began > _LONGEST_STEP_SECONDS:
+                raise PeerLost("The process at the other end does not answer.")
             for peer in peers:
                 peer.check()
             look_at = now + _LOOK_SECONDS

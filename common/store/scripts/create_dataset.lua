@@ -4,9 +4,11 @@
 -- Answers {"ok", id} | {"replayed", id} | {"reused"}
 if KEYS[5] ~= "" then
   local digest = redis.call("HGET", KEYS[5], "digest")
-  if digest then
+  local id = redis.call("HGET", KEYS[5], "id")
+  -- what the key created may have been deleted since: then the key is free again
+  if digest and redis.call("EXISTS", string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. id) == 1 then
     if digest ~= ARGV[3] then return {"reused"} end
-    return {"replayed", redis.call("HGET", KEYS[5], "id")}
+    return {"replayed", id}
   end
 end
 if redis.call("EXISTS", KEYS[1]) == 1 then return {"ok", ARGV[1]} end

@@ -6,9 +6,11 @@
 -- Answers {"ok", id} | {"replayed", id} | {"reused"} | {"no_dataset"} | {"queue_full"}
 if KEYS[9] ~= "" then
   local digest = redis.call("HGET", KEYS[9], "digest")
-  if digest then
+  local id = redis.call("HGET", KEYS[9], "id")
+  -- what the key created may have been deleted since: then the key is free again
+  if digest and redis.call("EXISTS", string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. id) == 1 then
     if digest ~= ARGV[5] then return {"reused"} end
-    return {"replayed", redis.call("HGET", KEYS[9], "id")}
+    return {"replayed", id}
   end
 end
 if redis.call("EXISTS", KEYS[1]) == 1 then return {"ok", ARGV[1]} end
