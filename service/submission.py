@@ -189,7 +189,12 @@ def _check_rows(request: TrainingRequest, rows: int, target: Column, found: Asse
         )
     elif isinstance(validation, training.RandomSplit) and rows * (1 - validation.fraction) < 0.5:
         found.faults.append(Fault("/validation/fraction", "out_of_range", "leaves no rows to learn from"))
-    elif found.task == "classification" and isinstance(validation, training.RandomSplit) and target.distinct == rows:
+    elif (
+        found.task == "classification"
+        and isinstance(validation, training.RandomSplit)
+        and target.kind not in ("text", "datetime")  # which has been refused
+        and target.distinct == rows
+    ):
         found.faults.append(
             Fault("/target", "too_few_rows", "no class has two rows, one to learn from and one to judge by")
         )

@@ -25,7 +25,6 @@ from service.app import create_app
 from service.client import ApiClient
 from service.redis_server import start_redis
 
-
 # The tests that must always pass see the same examples every time; `make full` looks for new ones.
 hypothesis.settings.register_profile("steady", derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", print_blob=True)
