@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [file for folder in ("common", "service", "worker") for file in (ROOT / folder).rglob("*.py")]
-_CODE = re.compile(r'\bcode="([a-z_]+)"|code: ClassVar\[str\] = "([a-z_]+)"|Fault\([^,]+, "([a-z_]+)",')
+_CODE = re.compile(
+    r'\bcode="([a-z_]+)"|code: ClassVar\[str\] = "([a-z_]+)"|Fault\([^,]+, "([a-z_]+)",|\b[45]\d\d, "([a-z_]+)",'
+)
 INTERNAL = {"halted", "fence_lost", "cannot_start", "conflict", "cancel_asked"}
 """Codes that no caller ever sees."""
 
