@@ -135,12 +135,6 @@ class BadData(TrainingFailure):
     code = "bad_data"
 
 
-class WorkerLost(TrainingFailure):
-    """A process of the run died, more often than a job is tried again."""
-
-    code = "worker_lost"
-
-
 class OutOfMemory(TrainingFailure):
     """The run needed more memory than there is."""
 
