@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import psutil
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -59,6 +60,9 @@ class Settings(BaseSettings):
     """Memory that reading one upload may take."""
     parser_seconds: Annotated[int, Field(ge=1)] = 600
     """Time that reading one upload may take."""
+    data_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Encoded rows that one job may hold in memory, per machine, in bytes; what is larger is mapped from the disk of the
+    state directory. Unset: a quarter of the machine's memory."""
     lease_seconds: Annotated[float, Field(ge=1)] = 10.0
     """How long the holder of a job may be silent before another supervisor takes the job over."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
@@ -83,6 +87,18 @@ class Settings(BaseSettings):
         if url.scheme not in ("", "file") or url.netloc:
             raise CannotStart(f"{PREFIX}DATA_URL must be a folder or a file:// URL of one.")
         return Path(url.path).expanduser().absolute()
+
+    @property
+    def data_budget(self) -> int:
+        """Bytes of encoded rows that one job may hold in memory."""
+        if self.data_memory_bytes is None:
+            return psutil.virtual_memory().total // 4
+        return self.data_memory_bytes
+
+    @property
+    def scratch_path(self) -> Path:
+        """The folder on a local disk for what is larger; it always looks empty."""
+        return self.state_path / "scratch"
 
     @property
     def is_loopback(self) -> bool:

@@ -274,13 +274,13 @@ def _read_csv(source: Path, options: ParseOptions, limits: ParseLimits) -> tuple
     frame = frame.head(structure.rows)
     typed, faults, warnings = [], list[Fault](), list[str]()
     for raw, name in zip(frame.columns, structure.names, strict=True):
-        texts = frame.drop_in_place(raw).rename(name).str.strip_chars()
+        texts = frame.drop_in_place(raw).rename("value").str.strip_chars()  # Polars takes some names for patterns
         texts = texts.set(texts.is_in(list(options.null)), None)
         column = _typed(texts)
-        typed.append(column)
-        faults += _infinite(column)
+        typed.append(column.alias(name))
+        faults += _infinite(column, name)
         if column.dtype == pl.String:
-            warnings += _almost_numbers(column)
+            warnings += _almost_numbers(column, name)
     if faults:
         raise refuse(faults[:MAX_FAULTS])
     return pl.DataFrame(typed), warnings
@@ -320,7 +320,7 @@ def _dated(texts: pl.Series) -> pl.Series:
     return texts
 
 
-def _almost_numbers(texts: pl.Series) -> list[str]:
+def _almost_numbers(texts: pl.Series, name: str) -> list[str]:
     odd = texts.is_not_null() & texts.cast(pl.Float64, strict=False).is_null()
     count, present = int(odd.sum()), len(texts) - texts.null_count()
     if present - count < MOSTLY_NUMBERS * present:
@@ -328,12 +328,12 @@ def _almost_numbers(texts: pl.Series) -> list[str]:
     kind, first = _kind(texts), odd.arg_max()
     assert first is not None
     return [
-        f"column {texts.name}: {count:,} of {present:,} values are not numbers (first at row {first + 1}); "
+        f"column {name}: {count:,} of {present:,} values are not numbers (first at row {first + 1}); "
         f"the column is treated as {kind}"
     ]
 
 
-def _infinite(column: pl.Series) -> list[Fault]:
+def _infinite(column: pl.Series, name: str) -> list[Fault]:
     """The first value of a column of floats that is infinite, or no number."""
     if column.dtype != pl.Float64:
         return []
@@ -343,7 +343,7 @@ def _infinite(column: pl.Series) -> list[Fault]:
     first = bad.fill_null(value=False).arg_max()
     assert first is not None
     message = "not a finite number; write a missing value as an empty cell"
-    return [Fault(f"row {first + 1}, column {column.name}", "invalid_data", message)]
+    return [Fault(f"row {first + 1}, column {name}", "invalid_data", message)]
 
 
 # Parquet
@@ -374,7 +374,7 @@ def _read_parquet(source: Path, limits: ParseLimits) -> pl.DataFrame:
         columns = [_canonical(column) for column in frame.iter_columns()]
     except _POLARS_ERRORS as error:
         raise _unreadable(error, "Parquet") from None
-    if faults := [fault for column in columns for fault in _infinite(column)]:
+    if faults := [fault for column in columns for fault in _infinite(column.alias("value"), column.name)]:
         raise refuse(faults[:MAX_FAULTS])
     return pl.DataFrame(columns)
 
@@ -516,6 +516,7 @@ class _Thrift:
 
 def describe(column: pl.Series) -> Column:
     """What a column of a stored type holds."""
+    name, column = column.name, column.alias("value")
     kind, missing = _kind(column), column.null_count()
     distinct = column.n_unique() - (missing > 0)
     integer = column.dtype.is_integer() or (column.dtype.is_float() and _holds_whole_numbers(column))
@@ -527,7 +528,7 @@ def describe(column: pl.Series) -> Column:
     counted = kind in ("categorical", "boolean") or (integer and distinct <= MAX_CATEGORIES)
     numeric = kind == "numeric"
     return Column(
-        name=column.name,
+        name=name,
         kind=kind,
         missing=missing,
         distinct=distinct,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from common.errors import Fault, NotFound
-from common.network.parameters import parameter_count
+from common.network.parameters import GRAIN, parameter_count
 from common.schemas import training
 from common.schemas.datasets import Column, Dataset
 from common.schemas.models import Task
@@ -21,6 +21,8 @@ MAX_CLASSES = 10_000
 _FLOAT_BYTES = 4
 _VECTORS = 6
 """Parameters, their mean gradient, two moments, the best so far, and the copy that becomes the model."""
+_VECTORS_PER_WORKER = {"synchronous": 1, "bounded_staleness": 2, "local_steps": 5}
+"""Its gradient; parameters that the server does not write meanwhile; gradient and moments of its own."""
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ def _check(
         return None
     task = _task(request, target, found)
     columns = _features(request, dataset, found)
+    _check_weights(request, dataset, found)
     loss = _loss(request, task, found)
     rows = dataset.rows - target.missing
     if not request.network.layers:
@@ -109,6 +112,7 @@ def _check(
     found.features = sum(_width(column) for column in columns)
     found.classes = target.distinct if task == "classification" else None
     _check_rows(request, rows, target, found)
+    _check_reproducible(request, found)
     if columns:
         _check_size(request, rows, found.features, found.classes or 1, settings, found)
     return _resolved(request, dataset, task, columns, loss, draw_seed)
@@ -143,7 +147,7 @@ def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
 
 def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> list[Column]:
     if request.features is None:
-        columns = [column for column in dataset.columns if column.name != request.target]
+        columns = [column for column in dataset.columns if column.name not in (request.target, request.weight_column)]
         usable = [column for column in columns if column.kind not in ("text", "datetime")]
         left_out = [column.name for column in columns if column not in usable]
         if left_out:
@@ -158,6 +162,8 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
         pointer, column = f"/features/{index}", known.get(name)
         if name == request.target:
             found.faults.append(Fault(pointer, "target_is_feature", "the target cannot also be a feature"))
+        elif name == request.weight_column:
+            found.faults.append(Fault(pointer, "weight_is_feature", "the weights cannot also be a feature"))
         elif name in seen:
             found.faults.append(Fault(pointer, "duplicate_feature", "stands twice"))
         elif column is None:
@@ -170,6 +176,29 @@ def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> 
             columns.append(column)
         seen.add(name)
     return columns
+
+
+def _check_weights(request: TrainingRequest, dataset: Dataset, found: Assessment) -> None:
+    if request.weight_column is not None:
+        fault = _fault_of_weights(dataset.column(request.weight_column), request.target)
+        found.faults += [fault] if fault else []
+
+
+def _fault_of_weights(column: Column | None, target: str) -> Fault | None:
+    pointer, why = "/weight_column", None
+    if column is None:
+        return Fault(pointer, "unknown_column", "the data set has no column of this name")
+    if column.name == target:
+        return Fault(pointer, "weight_is_target", "the target cannot also be the weights")
+    if column.kind not in ("numeric", "boolean"):
+        why = "weights must be numbers"
+    elif column.missing:
+        why = f"{column.missing} rows have no weight"
+    elif column.min is not None and column.min < 0:
+        why = "no weight may be below zero"
+    elif column.distinct == 1 and column.mean == 0:
+        why = "all weights are zero"
+    return Fault(pointer, "unsuitable_weight", why) if why else None
 
 
 def _loss(request: TrainingRequest, task: Task, found: Assessment) -> training.Loss:
@@ -208,8 +237,9 @@ def _check_size(
     found.parameters = parameter_count(request.network, inputs, outputs)
     batch = request.training.batch_size or _batch_size(rows)
     activations = 3 * batch * (sum(layer.units for layer in request.network.layers) + inputs)
-    vectors = (_VECTORS + 2 * request.cluster.workers) * found.parameters
-    found.memory_bytes = _FLOAT_BYTES * (vectors + activations + 3 * rows * inputs)
+    per_worker = 8 if request.training.reproducible else _VECTORS_PER_WORKER[request.cluster.synchrony.kind]
+    vectors = (_VECTORS + per_worker * request.cluster.workers) * found.parameters
+    found.memory_bytes = _FLOAT_BYTES * (vectors + activations + rows * inputs)
     if found.parameters > settings.max_parameters:
         limit = settings.max_parameters
         found.faults.append(
@@ -218,6 +248,29 @@ def _check_size(
                 "too_many_parameters",
                 f"makes {found.parameters} parameters; {limit} are allowed",
             )
+        )
+    grains = -(-found.parameters // GRAIN)
+    if request.cluster.servers > grains:
+        found.faults.append(
+            Fault(
+                "/cluster/servers",
+                "out_of_range",
+                f"must be at most {grains} for a network of {found.parameters} parameters, which are split by {GRAIN}",
+            )
+        )
+
+
+def _check_reproducible(request: TrainingRequest, found: Assessment) -> None:
+    if not request.training.reproducible:
+        return
+    if request.cluster.synchrony.kind != "synchronous":
+        found.faults.append(
+            Fault("/cluster/synchrony", "unsuitable_synchrony", "a reproducible training must be synchronous")
+        )
+    if request.cluster.workers > training.MAX_REPRODUCIBLE_WORKERS:
+        most = training.MAX_REPRODUCIBLE_WORKERS
+        found.faults.append(
+            Fault("/cluster/workers", "out_of_range", f"must be at most {most} for a reproducible training")
         )
 
 

@@ -1,4 +1,4 @@
-"""Ray: the only file that speaks to it. The server and the workers of a run as actors, placed on one machine.
+"""Ray: the only file that speaks to it. The servers and workers of a run as actors, placed on the cluster's machines.
 
 Actor calls are for control, a few per epoch; the traffic of every step goes through `worker.channel`.
 """
@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.errors import ChainruleError, OutOfMemory
 from common.network.initializers import initialize
 from common.network.metrics import MetricSums
 from common.schemas.cluster import Node
+from worker.admission import LEAST_SHARE, cpus_of_worker
 from worker.channel import PeerLost, Vector
-from worker.channel.shared_memory import SharedMemoryServer, SharedMemoryWorker
-from worker.gradient_worker import GradientWorker
-from worker.optimizers import make_optimizer
-from worker.parameter_server import ParameterServer
-from worker.task import EpochSums, TrainingData, TrainingTask
+from worker.channel.ends import Address, NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
+from worker.channel.sockets import KeyPair, Sockets
+from worker.gradient_worker import make_worker
+from worker.parameter_server import make_server
+from worker.shared_rows import RowsHandle, SharedRows
+from worker.task import EpochSums, TrainingTask
+from worker.training_data import Preparation
 
 
 class ProcessLost(ChainruleError):
@@ -35,16 +41,16 @@ class ProcessLost(ChainruleError):
 
 
 class Group(Protocol):
-    """The server and the workers of one run, as their driver sees them."""
+    """The servers and the workers of one run, as their driver sees them."""
 
-    def begin_epoch(self, epoch: int, version: int, steps: int) -> None:
+    def begin_epoch(self, epoch: int, steps: int) -> None:
         """Sets everyone to work on an epoch."""
 
     def wait(self, seconds: float) -> bool:
         """Waits for the epoch's end for at most so long; whether it has come."""
 
-    def finish_epoch(self) -> list[EpochSums]:
-        """What each worker saw in the epoch.
+    def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
+        """What each worker saw in the epoch, and what the first server has to tell of how they kept step.
 
         Raises:
             Diverged: the loss is no finite number.
@@ -53,7 +59,7 @@ class Group(Protocol):
         """
 
     def evaluate(self) -> list[MetricSums]:
-        """Each worker's part of an evaluation of the parameters as they are."""
+        """An evaluation of the parameters as they are, in pieces."""
 
     def remember_best(self) -> None:
         """Keeps the parameters as the best so far."""
@@ -71,67 +77,115 @@ class Group(Protocol):
         """Ends the processes."""
 
 
-class ServerProcess:
-    """The parameter server in a process of its own, which waits until it is given a task."""
+class _Process:
+    """What servers and workers have in common: a process that waits until it is given a task."""
 
-    def prepare(self, task: TrainingTask) -> str:
-        """Makes the server, its parameters drawn from the task's seed; where workers attach."""
-        dtype = np.dtype(task.dtype)
-        self._channel = SharedMemoryServer(task.parameters, dtype)
-        initial = np.empty(task.parameters, dtype)
+    def __init__(self) -> None:
+        context = ray.get_runtime_context()
+        keys = KeyPair.generate()
+        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._here = Surroundings(Place(context.get_node_id(), host, keys.public), keys, Sockets(), threading.Event())
+
+    def place(self) -> Place:
+        """Where this process is."""
+        return self._here.place
+
+
+class ServerProcess(_Process):
+    """A parameter server in a process of its own, with a thread for each shard that it keeps."""
+
+    def prepare(
+        self, task: TrainingTask, server: int, servers: Sequence[Place], workers: Sequence[Place]
+    ) -> list[tuple[list[Address], list[Address]]]:
+        """Makes its shards' ends; for each, what the workers and what the other shards need to attach."""
+        self._task = task
+        self._shards = range(server * task.lanes, (server + 1) * task.lanes)
+        places = [place for place in servers for _ in range(task.lanes)]
+        self._ends = [ServerEnd(task, shard, self._here, workers) for shard in self._shards]
+        is_clipped = task.clip_norm is not None and task.synchrony.kind == "synchronous"
+        self._norms = [NormEnd(task, shard, self._here, places) if is_clipped else None for shard in self._shards]
+        return [
+            (end.addresses, [] if norm is None else norm.addresses)
+            for end, norm in zip(self._ends, self._norms, strict=True)
+        ]
+
+    def attach(self, workers: Sequence[str], norms: Sequence[Sequence[Address]]) -> None:
+        """Connects to workers and other shards, and posts the first parameters, drawn from the task's seed."""
+        task = self._task
+        initial = np.empty(task.parameters, task.dtype)
         generator = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(0,)))
         initialize(task.shape, task.inputs, task.outputs, generator, initial)
-        optimizer = make_optimizer(task.optimizer, task.parameters, dtype)
-        self._server = ParameterServer(self._channel, optimizer, initial)
-        return self._channel.address
+        self._servers = []
+        for shard, end, norm in zip(self._shards, self._ends, self._norms, strict=True):
+            end.attach(workers)
+            if norm is not None:
+                norm.attach(norms)
+            self._servers.append(make_server(task, end, initial[task.shards[shard]], norm))
+        self._threads = ThreadPoolExecutor(max(1, len(self._servers) - 1))
 
-    def attach(self, workers: list[str]) -> None:
-        """Connects to the workers."""
-        self._channel.attach(workers)
-
-    def serve(self, steps: int) -> int:
-        """See `ParameterServer.serve`."""
-        return self._server.serve(steps)
+    def serve(self, steps: int) -> dict[str, Any]:
+        """See `ParameterServer.serve`; what the first shard tells of how the workers kept step."""
+        first, *others = self._servers
+        running = [self._threads.submit(server.serve, steps) for server in others]
+        try:
+            first.serve(steps)
+        except BaseException:
+            self._here.stop.set()  # nobody's shard goes on alone
+            raise
+        finally:
+            failures = [error for thread in running if (error := thread.exception()) is not None]
+        for error in failures:
+            raise error
+        return first.describe_synchrony()
 
     def remember_best(self) -> None:
         """See `ParameterServer.remember_best`."""
-        self._server.remember_best()
+        for server in self._servers:
+            server.remember_best()
 
     def best(self) -> Vector:
-        """See `ParameterServer.best`."""
-        return self._server.best()
+        """The best parameters of its shards, one after the other."""
+        return np.concatenate([server.best for server in self._servers])
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
-        return {"role": "server", "pid": os.getpid(), "updates": self._server.version}
+        updates = self._servers[0].updates
+        return {"role": "server", "pid": os.getpid(), "node": self._here.place.node, "updates": updates}
 
     @ray.method(concurrency_group="control")
     def halt(self) -> None:
-        """See `ParameterServer.halt`; runs beside `serve`."""
-        self._server.halt()
+        """Ends the training at the next wait, here and in the workers; runs beside `serve`."""
+        self._here.stop.set()
 
 
-class WorkerProcess:
-    """A gradient worker in a process of its own, which waits until it is given a task."""
+class WorkerProcess(_Process):
+    """A gradient worker in a process of its own."""
 
-    def prepare(self, rank: int, task: TrainingTask, data: TrainingData, server: str) -> str:
-        """Makes the worker; where the server reads its gradient."""
+    def prepare_rows(self, preparation: Preparation) -> RowsHandle:
+        """Makes the rows ready on a machine that the driver is not on."""
+        self._rows = preparation.prepare().data
+        return self._rows.handle
+
+    def prepare(self, rank: int, task: TrainingTask, rows: RowsHandle, addresses: Sequence[Address]) -> str:
+        """Makes the worker; where servers of this machine read its gradient."""
         self._rank = rank
-        self._channel = SharedMemoryWorker(server, task.parameters, np.dtype(task.dtype))
-        self._worker = GradientWorker(rank, task, data, self._channel)
-        return self._channel.address
+        end = WorkerEnd(task, rank, self._here, addresses)
+        self._worker = make_worker(rank, task, SharedRows.open(rows), end)
+        return end.address
 
-    def run_epoch(self, epoch: int, version: int) -> EpochSums:
+    def run_epoch(self, epoch: int) -> EpochSums:
         """See `GradientWorker.run_epoch`."""
-        return self._worker.run_epoch(epoch, version)
+        return self._worker.run_epoch(epoch)
 
-    def evaluate(self) -> MetricSums:
+    def evaluate(self) -> tuple[MetricSums, ...]:
         """See `GradientWorker.evaluate`."""
         return self._worker.evaluate()
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
-        return {"role": "worker", "rank": self._rank, "pid": os.getpid(), "gradients": self._worker.gradients_pushed}
+        computed = self._worker.gradients_computed
+        node = self._here.place.node
+        return {"role": "worker", "rank": self._rank, "pid": os.getpid(), "node": node, "gradients": computed}
 
 
 _remote: Any = ray.remote  # its types know nothing of concurrency groups
@@ -139,14 +193,48 @@ ServerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control":
 WorkerActor = _remote(num_cpus=0, max_restarts=0)(WorkerProcess)
 
 
+class Reservation:
+    """Processors of the cluster, one share for each worker of a job: on one machine if it has them, else on several.
+
+    The actors themselves take none, so that they can be up before there is a job; this is what they are counted by.
+
+    Args:
+        workers: how many there are.
+        cpus: the share of each.
+
+    """
+
+    def __init__(self, workers: int, cpus: float) -> None:
+        self._group = placement_group([{"CPU": cpus}] * workers, strategy="PACK")
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for at most so long; whether the processors are there."""
+        try:
+            return bool(self._group.wait(seconds))
+        except RayError as error:
+            raise ProcessLost("Ray failed.") from error
+
+    @property
+    def nodes(self) -> list[str]:
+        """The machine of each worker, by rank."""
+        table: dict[str, Any] = placement_group_table(self._group)
+        placed: dict[int, str] = table["bundles_to_node_id"]
+        return [placed[rank] for rank in sorted(placed)]
+
+    def release(self) -> None:
+        """Gives the processors back."""
+        remove_placement_group(self._group)
+
+
 class ActorPool:
     """Processes that are up before there is a task for them: to start one takes a second, to use one a millisecond.
 
-    All are on the machine of their driver, where shared memory joins them. A process serves one task and is ended.
+    They are on the machine of their driver; others are started when a run needs them. A process serves one task and
+    is ended.
     """
 
     def __init__(self) -> None:
-        self._here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._here = ray.get_runtime_context().get_node_id()
         self._servers: list[Any] = []
         self._workers: list[Any] = []
 
@@ -158,23 +246,29 @@ class ActorPool:
 
         """
         while not self._servers:
-            self._servers.append(self._new(ServerActor))
+            self._servers.append(_start(ServerActor, self._here))
         while len(self._workers) < workers:
-            self._workers.append(self._new(WorkerActor))
+            self._workers.append(_start(WorkerActor, self._here))
         get([actor.__ray_ready__.remote() for actor in (*self._servers, *self._workers)])
 
-    def take(self, workers: int) -> tuple[Any, list[Any]]:
-        """A server and so many workers, from the pool as far as it goes."""
-        server = self._servers.pop() if self._servers else self._new(ServerActor)
-        taken = [self._workers.pop() if self._workers else self._new(WorkerActor) for _ in range(workers)]
-        return server, taken
+    def reserve(self, workers: int) -> Reservation:
+        """Asks the machines of the cluster for the processors of so many workers."""
+        return Reservation(workers, cpus_of_worker(workers, [node.cpus for node in nodes()]) or LEAST_SHARE)
 
-    def group(self, task: TrainingTask, data: TrainingData) -> ActorGroup:
-        """The processes of one run, ready to begin."""
-        return ActorGroup(*self.take(task.workers), task, data)
+    def group(self, task: TrainingTask, rows: SharedRows, preparation: Preparation, place: Reservation) -> ActorGroup:
+        """The processes of one run, ready to begin: each server beside one of the workers."""
+        nodes = place.nodes
+        beside = [nodes[server * task.workers // task.servers] for server in range(task.servers)]
+        servers = [self._take(self._servers, ServerActor, node) for node in beside]
+        workers = [self._take(self._workers, WorkerActor, node) for node in nodes]
+        return ActorGroup(servers, workers, task, rows, preparation, self._here)
 
-    def _new(self, actor: Any) -> Any:
-        return actor.options(scheduling_strategy=self._here).remote()
+    def _take(self, reserve: list[Any], kind: Any, node: str) -> Any:
+        return reserve.pop() if node == self._here and reserve else _start(kind, node)
+
+
+def _start(kind: Any, node: str) -> Any:
+    return kind.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
 
 
 class ActorGroup:
@@ -185,55 +279,79 @@ class ActorGroup:
 
     """
 
-    def __init__(self, server: Any, workers: list[Any], task: TrainingTask, data: TrainingData) -> None:
-        self._server = server
-        self._workers = workers
+    def __init__(
+        self,
+        servers: list[Any],
+        workers: list[Any],
+        task: TrainingTask,
+        rows: SharedRows,
+        preparation: Preparation,
+        here: str,
+    ) -> None:
+        self._servers, self._workers = servers, workers
         self._epoch: list[Any] = []
-        self._data = ray.put(data)  # one copy for the machine; workers map it, read-only
         try:
-            address = get(server.prepare.remote(task))
-            prepared = [worker.prepare.remote(rank, task, self._data, address) for rank, worker in enumerate(workers)]
-            get(server.attach.remote(get(prepared)))
+            self._join(task, rows, preparation, here)
         except BaseException:
             self.close()
             raise
 
-    def begin_epoch(self, epoch: int, version: int, steps: int) -> None:
-        self._epoch = [self._server.serve.remote(steps)]
-        self._epoch += [worker.run_epoch.remote(epoch, version) for worker in self._workers]
+    def _join(self, task: TrainingTask, rows: SharedRows, preparation: Preparation, here: str) -> None:
+        servers, workers = self._servers, self._workers
+        places: list[Place] = get([actor.place.remote() for actor in (*servers, *workers)])
+        server_places, worker_places = places[: len(servers)], places[len(servers) :]
+        first_of = {place.node: worker for worker, place in reversed(list(zip(workers, worker_places, strict=True)))}
+        first_of.pop(here, None)
+        prepared = get([worker.prepare_rows.remote(preparation) for worker in first_of.values()])
+        handles = {here: rows.handle, **dict(zip(first_of, prepared, strict=True))}
+
+        ends = get([s.prepare.remote(task, i, server_places, worker_places) for i, s in enumerate(servers)])
+        shards: list[tuple[list[Address], list[Address]]] = [shard for of_server in ends for shard in of_server]
+        gradients = get(
+            [
+                worker.prepare.remote(rank, task, handles[place.node], [given[rank] for given, _ in shards])
+                for rank, (worker, place) in enumerate(zip(workers, worker_places, strict=True))
+            ]
+        )
+        get([server.attach.remote(gradients, [norms for _, norms in shards]) for server in servers])
+
+    def begin_epoch(self, epoch: int, steps: int) -> None:
+        self._epoch = [server.serve.remote(steps) for server in self._servers]
+        self._epoch += [worker.run_epoch.remote(epoch) for worker in self._workers]
 
     def wait(self, seconds: float) -> bool:
         ready, _ = ray.wait(self._epoch, num_returns=len(self._epoch), timeout=seconds, fetch_local=False)
         return len(ready) == len(self._epoch)
 
-    def finish_epoch(self) -> list[EpochSums]:
-        server, *workers = self._epoch
-        sums = get(workers)
+    def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
+        count = len(self._servers)
+        sums: list[EpochSums] = get(self._epoch[count:])
+        told: list[dict[str, Any]] = [{}]
         try:
-            get(server)
+            told = get(self._epoch[:count])
         except ChainruleError as error:
             if error.stable_code != "halted":
                 raise
-        return list(sums)
+        return sums, told[0]
 
     def evaluate(self) -> list[MetricSums]:
-        return list(get([worker.evaluate.remote() for worker in self._workers]))
+        return [piece for pieces in get([worker.evaluate.remote() for worker in self._workers]) for piece in pieces]
 
     def remember_best(self) -> None:
-        self._server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
+        for server in self._servers:
+            server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
 
     def best(self) -> Vector:
-        best: Vector = get(self._server.best.remote())
-        return best
+        return np.concatenate(get([server.best.remote() for server in self._servers]))
 
     def halt(self) -> None:
-        get(self._server.halt.remote())
+        get([server.halt.remote() for server in self._servers])
 
     def processes(self) -> list[dict[str, object]]:
-        return list(get([actor.describe.remote() for actor in (self._server, *self._workers)]))
+        return list(get([actor.describe.remote() for actor in (*self._servers, *self._workers)]))
 
     def close(self) -> None:
-        for actor in (self._server, *self._workers):
+        for actor in (*self._servers, *self._workers):
             ray.kill(actor)
 
 
@@ -282,14 +400,11 @@ class ClusterConnection:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ProcessLost(f"The Ray cluster at {self.address} does not answer.") from error
 
-    def here(self) -> str:
-        """The id of the machine that this driver, and so its actors, are on."""
-        return str(ray.get_runtime_context().get_node_id())
 
-    def nodes(self) -> list[Node]:
-        """The machines of the cluster."""
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        return [_read_node(node) for node in nodes if node["Alive"]]
+def nodes() -> list[Node]:
+    """The machines of the cluster."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [_read_node(node) for node in found if node["Alive"]]
 
 
 def _read_node(node: Mapping[str, Any]) -> Node:

@@ -1,21 +1,48 @@
 """A gradient worker: forward and backward on its shard of every batch.
 
-A plain class that knows neither Ray nor sockets; `actors.py` makes it a process of its own.
+Plain classes that know neither Ray nor sockets; `actors.py` gives them processes of their own.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.network.dropout import DropoutMasks
 from common.network.metrics import MetricSums, classification_sums, regression_sums
 from common.network.network import Network
-from worker.channel import Halted, WorkerChannel
-from worker.task import EpochSums, TrainingData, TrainingTask, epoch_order, share
+from common.network.quiet import quiet
+from common.schemas import training
+from worker.channel import Halted, Vector
+from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHTS, WorkerEnd
+from worker.epoch_order import epoch_order
+from worker.optimizers import make_optimizer
+from worker.shared_rows import SharedRows
+from worker.task import EpochSums, TrainingTask, share
+from worker.tree_sum import LEAVES, nodes
 
-_EVALUATION_ROWS = 1024
+_EVALUATION_ROWS = 512
+"""Evaluated together, and by one worker: so the sums over them are the same however many workers there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A worker's part of a batch."""
+
+    x: Vector
+    targets: NDArray[Any]
+    weights: Vector | None
+    start: int
+    """The position of its first row in the epoch's order over all workers."""
+    weight: float
+    """The rows' summed weight."""
 
 
 class GradientWorker:
@@ -25,24 +52,41 @@ class GradientWorker:
         rank: its number among `task.workers`, from 0.
         task: what is trained.
         data: all rows; the worker reads those of its shard.
-        channel: its end of the channel to the server.
+        end: its side of the traffic with the servers.
 
     """
 
-    def __init__(self, rank: int, task: TrainingTask, data: TrainingData, channel: WorkerChannel) -> None:
+    def __init__(self, rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> None:
         self._rank = rank
         self._task = task
         self._data = data
-        self._channel = channel
-        largest = -(-min(task.batch_size, len(data.x)) // task.workers)
-        self._network = self._make_network(largest, with_gradient=True)
-        self._evaluator = self._make_network(min(_EVALUATION_ROWS, len(data.validation_x)), with_gradient=False)
-        self._x = np.empty((largest, task.inputs), task.dtype)
-        self._targets = np.empty((largest, *data.targets.shape[1:]), data.targets.dtype)
-        self.gradients_pushed = 0
+        self._end = end
+        parts = LEAVES if task.reproducible else task.workers
+        self._largest = -(-min(task.batch_size, len(data.x)) // parts)
+        self._network = self._make_network(self._parameters, self._largest, self._gradient)
+        self._network.loss.check(len(data.targets), data.targets, data.weights)  # once: steps rely on it
+        self._evaluator = self._make_network(end.parameters, min(_EVALUATION_ROWS, len(data.validation_x)), None)
+        self._x = np.empty((self._largest, task.inputs), task.dtype)
+        self._targets = np.empty((self._largest, *data.targets.shape[1:]), data.targets.dtype)
+        self._weights = None if data.weights is None else np.empty(self._largest, task.dtype)
         self._has_dropout = any(layer.dropout for layer in task.shape.layers)
+        self._number = 1
+        """Of the post that comes next, from the servers and then to them."""
+        self._waited = 0.0
+        self.gradients_computed = 0
 
-    def _make_network(self, rows: int, *, with_gradient: bool) -> Network:
+    @property
+    def _parameters(self) -> Vector:
+        """What gradients are computed from."""
+        return self._end.parameters
+
+    @property
+    def _gradient(self) -> Vector:
+        """Where gradients are computed."""
+        gradient: Vector = self._end.gradient[0]
+        return gradient
+
+    def _make_network(self, parameters: Vector, rows: int, gradient: Vector | None) -> Network:
         task = self._task
         return Network(
             task.shape,
@@ -50,54 +94,221 @@ class GradientWorker:
             task.outputs,
             task.loss,
             max_rows=rows,
-            parameters=self._channel.parameters,
-            gradient=self._channel.gradient if with_gradient else None,
+            parameters=parameters,
+            gradient=gradient,
         )
 
-    def run_epoch(self, epoch: int, version: int) -> EpochSums:
-        """One pass over the training rows, beginning with parameters of `version`, then an evaluation.
+    def run_epoch(self, epoch: int) -> EpochSums:
+        """One pass over the training rows, then an evaluation.
 
         Raises:
-            PeerLost: the server's process is gone.
+            PeerLost: a server's process is gone.
 
         """
+        self._rows, self._losses, self._weight, self._waited = 0, list[float](), 0.0, 0.0
+        first = self._number
+        began = time.perf_counter()
         try:
-            rows, loss = self._train(epoch, version)
-            self._channel.pull(version + self._task.steps(len(self._data.x)))
-        except Halted:
-            return EpochSums(0, 0.0, halted=True, evaluation=None)
-        return EpochSums(rows, loss, halted=False, evaluation=self.evaluate())
+            with quiet():
+                self._train(epoch)
+            self._pull()
+        except BaseException as error:
+            self._end.halt()  # a server must not wait for a worker that lives and sends no more
+            if isinstance(error, Halted):
+                return EpochSums(0, (), 0.0, 0.0, 0.0, halted=True, evaluation=())
+            raise
+        return EpochSums(
+            rows=self._rows,
+            losses=self._epoch_losses(),
+            weight=self._weight,
+            seconds=time.perf_counter() - began,
+            waiting=self._waited,
+            halted=False,
+            evaluation=self.evaluate(),
+            rounds=self._number - first,
+        )
 
-    def _train(self, epoch: int, version: int) -> tuple[int, float]:
-        order = epoch_order(self._task, len(self._data.x), epoch)
-        masks = DropoutMasks(self._task.seed, epoch) if self._has_dropout else None
-        rows, loss = 0, 0.0
+    def _epoch_losses(self) -> tuple[float, ...]:
+        return tuple(self._losses) if self._task.reproducible else (math.fsum(self._losses),)
+
+    def _train(self, epoch: int) -> None:
+        for batch in self._batches(epoch):
+            self._pull()
+            loss = self._compute(batch)
+            self._end.remarks[0] = batch.weight if math.isfinite(loss) else math.nan
+            if self._task.clip_norm is not None and isinstance(self._task.synchrony, training.BoundedStaleness):
+                self._end.remarks[SQUARED_NORM] = float(np.dot(self._gradient, self._gradient))
+            self._push()
+
+    def _compute(self, batch: Batch) -> float:
+        """The loss of a part of a batch; its gradient is left in `_gradient`."""
+        loss = self._network.gradients(batch.x, batch.targets, self._masks, batch.start, batch.weights)
+        self._rows += len(batch.x)
+        self._weight += batch.weight
+        self._losses.append(loss)
+        self.gradients_computed += 1
+        return loss
+
+    def _pull(self) -> None:
+        began = time.perf_counter()
+        self._end.pull(self._number)
+        self._waited += time.perf_counter() - began
+
+    def _push(self) -> None:
+        began = time.perf_counter()
+        self._end.push(self._number)
+        self._number += 1
+        self._waited += time.perf_counter() - began
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """The worker's part of each batch, gathered while the servers are still at work on the one before."""
+        order = self._begin(epoch)
         for begin in range(0, len(order), self._task.batch_size):
             end = min(begin + self._task.batch_size, len(order))
-            start, stop = share(begin, end, self._rank, self._task.workers)
-            x, targets = self._x[: stop - start], self._targets[: stop - start]
-            # Gathered before waiting: the server is at work on the step before. mode="clip" writes without a copy.
-            np.take(self._data.x, order[start:stop], axis=0, out=x, mode="clip")
-            np.take(self._data.targets, order[start:stop], axis=0, out=targets, mode="clip")
-            self._channel.pull(version)
-            step_loss = self._network.gradients(x, targets, masks, start)
-            version += 1
-            # A weight that is no number tells the server that the training has diverged, at the step where it did.
-            self.gradients_pushed += 1
-            self._channel.push(version, stop - start if math.isfinite(step_loss) else math.nan)
-            rows += stop - start
-            loss += step_loss
-        return rows, loss
+            yield self._gather(order, *share(begin, end, self._rank, self._task.workers))
 
-    def evaluate(self) -> MetricSums:
-        """The metrics' sums over its part of the validation rows, with the parameters as they are."""
-        x, targets = self._data.validation_x, self._data.validation_targets
-        start, stop = share(0, len(x), self._rank, self._task.workers)
-        sums = MetricSums()
+    def _begin(self, epoch: int) -> NDArray[Any]:
+        self._masks = DropoutMasks(self._task.seed, epoch) if self._has_dropout else None
+        task = self._task
+        return epoch_order(len(self._data.x), epoch, task.seed, task.shuffle, task.block_rows)
+
+    def _gather(self, order: NDArray[Any], start: int, stop: int) -> Batch:
+        rows = order[start:stop]
+        x, targets, weights = self._x[: len(rows)], self._targets[: len(rows)], None
+        # "clip" writes without a copy in between
+        self._data.x.take(rows, 0, x, "clip")
+        self._data.targets.take(rows, 0, targets, "clip")
+        weight = float(len(rows))
+        if self._weights is not None and self._data.weights is not None:
+            weights = self._weights[: len(rows)]
+            self._data.weights.take(rows, 0, weights, "clip")
+            weight = float(weights.sum(dtype=np.float64))
+        return Batch(x, targets, weights, start, weight)
+
+    def evaluate(self) -> tuple[MetricSums, ...]:
+        """The metrics' sums over its pieces of the validation rows, with the parameters as they are."""
+        count = -(-len(self._data.validation_x) // _EVALUATION_ROWS)
+        return tuple(self._evaluate(piece) for piece in range(*share(0, count, self._rank, self._task.workers)))
+
+    def _evaluate(self, piece: int) -> MetricSums:
+        rows = slice(piece * _EVALUATION_ROWS, (piece + 1) * _EVALUATION_ROWS)
+        x, targets = self._data.validation_x[rows], self._data.validation_targets[rows]
+        weights = None if self._data.validation_weights is None else self._data.validation_weights[rows]
+        outputs = self._evaluator.outputs(x)
+        loss = self._evaluator.loss.forward(outputs, targets, weights)
         measure = classification_sums if self._task.task == "classification" else regression_sums
-        for begin in range(start, stop, _EVALUATION_ROWS):
-            end = min(begin + _EVALUATION_ROWS, stop)
-            outputs = self._evaluator.outputs(x[begin:end])
-            loss = self._evaluator.loss.forward(outputs, targets[begin:end])
-            sums = sums.merge(measure(outputs, targets[begin:end], loss))
-        return sums
+        weight = None if weights is None else float(weights.sum(dtype=np.float64))
+        return measure(outputs, targets, loss, weight)
+
+
+class ReproducibleWorker(GradientWorker):
+    """Computes the gradients of whole leaves, and adds them along the one tree (see `tree_sum`)."""
+
+    def __init__(self, rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> None:
+        self._leaf = np.empty(task.parameters, task.dtype)
+        self._nodes = nodes(rank, task.workers)
+        depth = max((node.size.bit_length() - 1 for node in self._nodes), default=0)
+        self._partial = np.empty((depth, task.parameters), task.dtype)
+        super().__init__(rank, task, data, end)
+
+    @property
+    def _gradient(self) -> Vector:
+        return self._leaf
+
+    def _train(self, epoch: int) -> None:
+        order, size = self._begin(epoch), self._task.batch_size
+        weights = self._end.remarks[WEIGHTS]
+        for begin in range(0, len(order), size):
+            self._pull()
+            weights[:] = 0
+            for slot, node in enumerate(self._nodes):
+                for place in range(node.size):
+                    leaf = node.start + place
+                    batch = self._gather(order, *share(begin, min(begin + size, len(order)), leaf, LEAVES))
+                    loss = self._compute(batch)
+                    weights[leaf] = batch.weight if math.isfinite(loss) else math.nan
+                    self._add(place, self._end.gradient[slot], is_last=place == node.size - 1)
+            self._push()
+
+    def _add(self, place: int, out: Vector, *, is_last: bool) -> None:
+        """Adds a leaf to what is complete on its left, as a binary counter carries."""
+        level = 0
+        while place >> level & 1:
+            np.add(self._partial[level], self._leaf, out=self._leaf)
+            level += 1
+        np.copyto(out if is_last else self._partial[level], self._leaf)
+
+
+class LocalWorker(GradientWorker):
+    """Takes steps of its own from the servers' parameters, then sends how far it went."""
+
+    def __init__(self, rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> None:
+        self._own = np.empty(task.parameters, task.dtype)
+        self._own_gradient = np.empty(task.parameters, task.dtype)
+        self._sending = self._exchange = 0.0
+        """Seconds that the last sending took, and the last exchange as a whole."""
+        super().__init__(rank, task, data, end)
+        self._optimizer = make_optimizer(task.optimizer, self._own, self._own_gradient)
+
+    @property
+    def _parameters(self) -> Vector:
+        return self._own
+
+    @property
+    def _gradient(self) -> Vector:
+        return self._own_gradient
+
+    def _train(self, epoch: int) -> None:
+        total, batches, done = self._task.steps(len(self._data.x)), self._batches(epoch), 0
+        while done < total:
+            self._pull()
+            steps = min(int(self._end.note), total - done)
+            began = time.perf_counter()
+            weight = sum(self._step(batch) for batch in islice(batches, steps))
+            busy = (time.perf_counter() - began) / steps
+            done += steps
+            self._end.remarks[0], self._end.remarks[POSITION] = weight, done
+            self._end.remarks[BUSY], self._end.remarks[EXCHANGE] = busy, self._exchange
+            self._send(weight)
+
+    def _pull(self) -> None:
+        before = self._waited
+        super()._pull()
+        began = time.perf_counter()
+        np.copyto(self._own, self._end.parameters)
+        self._waited += time.perf_counter() - began
+        self._exchange = self._sending + self._waited - before
+
+    def _step(self, batch: Batch) -> float:
+        """A step of the worker's own; the rows' weight, or no number where the loss is none."""
+        loss = self._compute(batch)
+        if not math.isfinite(loss):
+            return math.nan
+        if batch.weight:
+            gradient = self._own_gradient
+            scale = 1 / batch.weight
+            if self._task.clip_norm is not None:
+                norm = math.sqrt(float(np.dot(gradient, gradient))) * scale
+                scale *= min(1.0, self._task.clip_norm / norm) if norm else 1.0
+            self._optimizer.step(scale)
+        return batch.weight
+
+    def _send(self, weight: float) -> None:
+        """Posts the way from the servers' parameters to the worker's, backwards as a gradient points, by weight."""
+        before = self._waited
+        began = time.perf_counter()
+        moved = self._end.gradient[0]
+        np.subtract(self._end.parameters, self._own, out=moved)
+        np.multiply(moved, weight, out=moved)
+        self._waited += time.perf_counter() - began
+        self._push()
+        self._sending = self._waited - before
+
+
+def make_worker(rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> GradientWorker:
+    """The worker that the task's synchrony demands."""
+    if task.reproducible:
+        return ReproducibleWorker(rank, task, data, end)
+    if isinstance(task.synchrony, training.LocalSteps):
+        return LocalWorker(rank, task, data, end)
+    return GradientWorker(rank, task, data, end)

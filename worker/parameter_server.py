@@ -1,46 +1,68 @@
-"""The parameter server (Li et al., OSDI 2014): averages the workers' gradients and applies the update.
+"""The parameter server (Li et al., OSDI 2014): averages what the workers send and applies the update.
 
-A plain class that knows neither Ray nor sockets; `actors.py` makes it a process of its own.
+Plain classes that know neither Ray nor sockets; `actors.py` gives them processes of their own. One object keeps one
+shard, a range of the flat vector; shards work side by side and agree because each sees the same posts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from common.errors import ChainruleError, Diverged
-from worker.channel import ServerChannel, Vector
-from worker.optimizers import BLOCK, Optimizer
+from common.errors import Diverged
+from common.network.parameters import GRAIN
+from common.network.quiet import quiet
+from common.schemas import training
+from worker.channel import Vector
+from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHTS, NormEnd, ServerEnd
+from worker.optimizers import BlockMomentum, Optimizer, make_optimizer
+from worker.staleness import Clocks
+from worker.task import TrainingTask
+from worker.tree_sum import Addition, additions, chain, nodes
 
 
 class ParameterServer:
-    """Owns the parameters and the optimizer's state.
+    """Keeps one shard of a synchronous training.
 
     Args:
-        channel: its end of the channel to the workers.
-        optimizer: updates a range of the flat vector in place.
-        initial: the parameters to start from, copied.
+        task: what is trained.
+        end: the shard's side of the traffic, already attached.
+        initial: the shard's parameters to start from, copied.
+        norms: how to learn the whole gradient's norm; needed where the task clips it.
 
     """
 
-    def __init__(self, channel: ServerChannel, optimizer: Optimizer, initial: Vector) -> None:
-        self._channel = channel
-        self._optimizer = optimizer
-        self._parameters = channel.parameters
+    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None = None) -> None:
+        self._task = task
+        self._end = end
+        self._norms = norms
+        self._parameters = end.parameters
         self._parameters[:] = initial
         self._best = self._parameters.copy()
-        self._mean = np.empty_like(self._parameters)
-        self._version = 0
+        self._sum = np.empty_like(self._parameters)
+        self._optimizer = self._make_optimizer()
+        self._additions = _additions(task, end, self._sum, self._optimizer.blocks)
+        self.number = 1
+        """Of the last post to the workers."""
+        self.updates = 0
+        """Applied so far."""
+        end.publish(self.number, self._note)
 
     @property
-    def version(self) -> int:
-        """Updates applied so far."""
-        return self._version
+    def _note(self) -> float:
+        """What workers are told with the parameters."""
+        return 0.0
 
-    def serve(self, steps: int) -> int:
-        """Takes part in so many synchronous steps; answers the version reached.
+    def _make_optimizer(self) -> Optimizer:
+        return make_optimizer(self._task.optimizer, self._parameters, self._sum)
+
+    def serve(self, steps: int) -> None:
+        """Takes part in an epoch of so many steps.
 
         Raises:
             Diverged: a worker met a loss that is no finite number.
@@ -49,41 +71,231 @@ class ParameterServer:
 
         """
         try:
-            for _ in range(steps):
-                self._step()
-        except ChainruleError:
-            self.halt()  # nobody is left waiting for a version that will not come
+            with quiet():
+                self._serve(steps)
+        except BaseException:
+            self._end.halt()  # nobody is left waiting for parameters that will not come
             raise
-        return self._version
 
-    def _step(self) -> None:
-        gradients, weights = self._channel.gradients(self._version + 1)
-        total = math.fsum(weights)
+    def _serve(self, steps: int) -> None:
+        for _ in range(steps):
+            self._exchange()
+            self._end.publish(self.number)
+
+    def _exchange(self) -> None:
+        """Waits for everyone's post and applies it."""
+        self._end.wait(self.number)
+        self.number += 1
+        total = math.fsum(weight for inlet in self._end.inlets for weight in inlet.remarks[WEIGHTS].tolist())
         if not math.isfinite(total):
-            raise Diverged(f"The loss stopped being a finite number at step {self._version + 1}.")
-        self._apply(gradients, total)
-        self._version += 1
-        self._channel.publish(self._version)
+            raise Diverged(f"The loss stopped being a finite number at step {self.updates + 1}.")
+        if total:  # rows that all weigh nothing say nothing
+            self._apply(1 / total)
+        self.updates += 1
 
-    def _apply(self, gradients: Sequence[Vector], total: float) -> None:
-        self._optimizer.begin_step()
-        for start in range(0, self._mean.size, BLOCK):  # averaged and applied while it is in the processor's cache
-            block = slice(start, min(start + BLOCK, self._mean.size))
-            mean = self._mean[block]
-            np.copyto(mean, gradients[0][block])
-            for gradient in gradients[1:]:
-                np.add(mean, gradient[block], out=mean)
-            np.multiply(mean, 1 / total, out=mean)
-            self._optimizer.update(self._parameters, self._mean, block.start, block.stop)
+    def _apply(self, scale: float) -> None:
+        if self._norms is not None:
+            scale *= self._clipping(scale, self._norms)
+            self._optimizer.begin_step(scale)
+            for block in range(len(self._additions)):
+                self._optimizer.update_block(block)
+            return
+        self._optimizer.begin_step(scale)
+        for block, operations in enumerate(self._additions):  # added up and applied while it is in the cache
+            for add in operations:
+                add()
+            self._optimizer.update_block(block)
+
+    def _clipping(self, scale: float, norms: NormEnd) -> float:
+        """By what to shorten the gradient, whose norm is known only when all shards have added up theirs."""
+        assert self._task.clip_norm is not None
+        for operations in self._additions:
+            for add in operations:
+                add()
+        _grain_sums(self._sum, norms.grains)
+        norm = scale * math.sqrt(math.fsum(np.concatenate(norms.exchange(self.number - 1)).tolist()))
+        return min(1.0, self._task.clip_norm / norm) if norm else 1.0
 
     def remember_best(self) -> None:
         """Keeps a copy of the parameters as the best so far."""
         self._best[:] = self._parameters
 
+    @property
     def best(self) -> Vector:
         """The parameters last remembered, or the initial ones."""
         return self._best
 
-    def halt(self) -> None:
-        """Ends the training at the next wait, on the server's side and the workers'; from any thread."""
-        self._channel.halt()
+    def describe_synchrony(self) -> dict[str, Any]:
+        """What there is to tell of how the workers kept step in the last epoch."""
+        return {}
+
+
+class StaleServer(ParameterServer):
+    """Keeps one shard of a training with bounded staleness: every worker's gradient is applied when it comes."""
+
+    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector) -> None:
+        super().__init__(task, end, initial)
+        assert isinstance(task.synchrony, training.BoundedStaleness)
+        self._clocks = Clocks(task.workers, task.synchrony.max_staleness)
+        self._told = list(self._clocks.counts)
+
+    def _serve(self, steps: int) -> None:
+        clocks = self._clocks
+        self._told = list(clocks.counts)
+        clocks.begin_epoch(steps)  # everyone has been posted to already, at the end of the epoch before
+        while not clocks.is_epoch_done:
+            for rank in self._await_some():
+                self._apply_one(rank)
+                for granted in clocks.applied(rank):
+                    self._end.release(granted, clocks.clock(granted) + 1)
+        self.number += steps
+        self._end.publish(self.number)
+
+    def _await_some(self) -> list[int]:
+        """The workers whose next gradient has come; one at least."""
+        nap = _SHORTEST_NAP
+        while True:
+            ready = [rank for rank, inlet in enumerate(self._end.inlets) if inlet.arrived() > self._clocks.clock(rank)]
+            if ready:
+                return ready
+            time.sleep(nap)
+            nap = min(2 * nap, _LONGEST_NAP)
+
+    def _apply_one(self, rank: int) -> None:
+        inlet = self._end.inlets[rank]
+        weight = float(inlet.remarks[WEIGHTS][0])
+        if not math.isfinite(weight):
+            raise Diverged(f"The loss stopped being a finite number at update {self.updates + 1}.")
+        if weight:
+            scale = 1 / weight
+            norm = math.sqrt(max(inlet.remarks[SQUARED_NORM], 0.0)) * scale
+            if self._task.clip_norm is not None and norm > self._task.clip_norm:
+                scale *= self._task.clip_norm / norm
+            self._optimizer.begin_step(scale)
+            for block, span in enumerate(self._optimizer.blocks):
+                np.copyto(self._sum[span], inlet.vector[0, span])
+                self._optimizer.update_block(block)
+        self.updates += 1
+
+    def describe_synchrony(self) -> dict[str, Any]:
+        counts = [now - before for now, before in zip(self._clocks.counts, self._told, strict=True)]
+        while len(counts) > 1 and not counts[-1]:
+            counts.pop()
+        return {"staleness": tuple(counts)}
+
+
+_SHORTEST_NAP, _LONGEST_NAP = 0.00005, 0.001
+
+
+class AveragingServer(ParameterServer):
+    """Keeps one shard of a training by local steps: averages how far the workers have moved."""
+
+    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector) -> None:
+        assert isinstance(task.synchrony, training.LocalSteps)
+        self._pace = Pace(task.synchrony.steps)
+        self._rounds = self._steps = 0
+        super().__init__(task, end, initial)
+
+    @property
+    def _note(self) -> float:
+        return self._pace.steps
+
+    def _make_optimizer(self) -> Optimizer:
+        assert isinstance(self._task.synchrony, training.LocalSteps)
+        return BlockMomentum(self._task.synchrony.outer_momentum, self._parameters, self._sum)
+
+    def _serve(self, steps: int) -> None:
+        self._rounds, self._steps, done = 0, steps, 0
+        while done < steps:
+            self._exchange()
+            self._rounds += 1
+            remarks = [inlet.remarks for inlet in self._end.inlets]
+            done = int(remarks[0][POSITION])
+            self._pace.note(max(r[BUSY] for r in remarks), min(r[EXCHANGE] for r in remarks), steps)
+            self._end.publish(self.number, self._note)
+
+    def describe_synchrony(self) -> dict[str, Any]:
+        return {"local_steps": self._steps / max(self._rounds, 1)}
+
+
+class Pace:
+    """How many local steps to take: as asked, or as few as keep the exchange under a share of the time.
+
+    Args:
+        steps: a number, or "auto".
+
+    """
+
+    def __init__(self, steps: int | str) -> None:
+        self._is_measured = steps == "auto"
+        self.steps = 1 if isinstance(steps, str) else steps
+        self._exchange = 0.0
+        self._busy = 0.0
+
+    def note(self, busy: float, exchange: float, most: int) -> None:
+        """Takes in a round's seconds per step and seconds of exchange; `most`: steps in an epoch."""
+        if not self._is_measured or not exchange:
+            return
+        # The exchange as the slowest worker sees it: the others' wait for it would grow with the steps.
+        self._exchange = _blend(self._exchange, exchange)
+        self._busy = _blend(self._busy, busy)
+        wanted = math.ceil(self._exchange / self._busy * (1 / SHARE - 1))
+        self.steps = max(1, min(wanted, 2 * self.steps, most))
+
+
+SHARE = 0.04
+"""Of the time for communication: under the five hundredths promised, for single rounds differ."""
+
+
+def _blend(before: float, now: float) -> float:
+    return now if not before else 0.7 * before + 0.3 * now
+
+
+def make_server(task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None) -> ParameterServer:
+    """The server of one shard, as the task's synchrony demands."""
+    match task.synchrony:
+        case training.BoundedStaleness():
+            return StaleServer(task, end, initial)
+        case training.LocalSteps():
+            return AveragingServer(task, end, initial)
+    return ParameterServer(task, end, initial, norms)
+
+
+def _additions(
+    task: TrainingTask, end: ServerEnd, out: Vector, blocks: tuple[slice, ...]
+) -> list[list[Callable[[], object]]]:
+    """What adds up everyone's posts, block by block, put together once."""
+    if task.reproducible:
+        given = [nodes(rank, task.workers) for rank in range(task.workers)]
+        posts = [inlet.vector[slot] for inlet, own in zip(end.inlets, given, strict=True) for slot in range(len(own))]
+        plan = additions(tuple(node for own in given for node in own))
+    else:
+        posts = [inlet.vector[0] for inlet in end.inlets]
+        plan = chain(len(posts))
+    return [_bound([post[block] for post in posts], plan, out[block]) for block in blocks]
+
+
+def _bound(operands: list[Vector], plan: tuple[Addition, ...], out: Vector) -> list[Callable[[], object]]:
+    if not plan:
+        return [partial(np.copyto, out, operands[0])]
+    bound: list[Callable[[], object]] = []
+    for addition in plan:
+        result = out if addition is plan[-1] else np.empty_like(out)
+        bound.append(partial(np.add, operands[addition.left], operands[addition.right], result))
+        operands.append(result)
+    return bound
+
+
+def _grain_sums(vector: Vector, out: Vector) -> None:
+    """The sums of squares of a vector's grains, the last of which may be short; each comes out the same in any shard."""
+    squares = np.zeros((_GRAINS_AT_ONCE, GRAIN))
+    for first in range(0, out.size, _GRAINS_AT_ONCE):
+        numbers = vector[first * GRAIN : (first + _GRAINS_AT_ONCE) * GRAIN]
+        room = squares.reshape(-1)
+        np.multiply(numbers, numbers, out=room[: numbers.size], dtype=np.float64)
+        room[numbers.size :] = 0
+        count = -(-numbers.size // GRAIN)
+        np.add.reduce(squares[:count], axis=1, out=out[first : first + count])
+
+
+_GRAINS_AT_ONCE = 32

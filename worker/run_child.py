@@ -1,6 +1,6 @@
 """A run's process as its supervisor sees it: lines of JSON to and from a child.
 
-The child says {"ready": [nodes], "here": node_id} when it is connected, and again every few seconds while it is
+The child says {"ready": [nodes]} when it is connected, and again every few seconds while it is
 idle; it takes {"job_id", "fence"}, and says {"done": job_id} when the job has ended, or {"lost": job_id, "reason"}
 when it is to be tried again, after which it ends. A child that dies says nothing more.
 """
@@ -30,8 +30,6 @@ class Ready:
 
     nodes: tuple[Node, ...]
     """The machines of its cluster."""
-    here: str
-    """The id of the one that it and its actors are on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class RunChild:
     environment: Mapping[str, str]
     tell: Callable[[RunChild, Message], None]
     claim: Claim | None = None
-    workers: int = 0
+    cpus: float = 0.0
     attempt: int = 0
     is_ready: bool = False
     _process: subprocess.Popen[str] = field(init=False)
@@ -90,9 +88,9 @@ class RunChild:
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def give(self, claim: Claim, workers: int, attempt: int) -> None:
+    def give(self, claim: Claim, cpus: float, attempt: int) -> None:
         """Hands it a job. A child that has just died is heard of as `Exited`, with the claim still noted here."""
-        self.claim, self.workers, self.attempt, self.is_ready = claim, workers, attempt, False
+        self.claim, self.cpus, self.attempt, self.is_ready = claim, cpus, attempt, False
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"job_id": claim.job_id, "fence": claim.fence}) + "\n")
@@ -120,8 +118,8 @@ def _read_message(line: str) -> Message | None:
     except ValueError:  # a library printed something
         return None
     match said:
-        case {"ready": list(nodes), "here": str(here)}:
-            return Ready(tuple(Node.model_validate(node) for node in nodes), here)
+        case {"ready": list(nodes)}:
+            return Ready(tuple(Node.model_validate(node) for node in nodes))
         case {"lost": str(reason)}:
             return Lost(reason)
         case {"done": str()}:

@@ -12,12 +12,12 @@ import select
 import sys
 
 from common.errors import ChainruleError, FenceLost
-from common.settings import read_settings
+from common.settings import Settings, read_settings
 from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.jobs import Claim
 from common.store.stores import Stores, open_stores
-from worker.actors import ActorPool, ClusterConnection, ProcessLost
+from worker.actors import ActorPool, ClusterConnection, ProcessLost, nodes
 from worker.training_run import TrainingRun
 
 log = logging.getLogger("chainrule.run")
@@ -44,14 +44,13 @@ def main() -> None:
         while True:
             pool.fill(_WORKERS_IN_RESERVE)
             while True:
-                nodes = [node.model_dump(mode="json") for node in cluster.nodes()]
-                print(json.dumps({"ready": nodes, "here": cluster.here()}), file=say)
+                print(json.dumps({"ready": [node.model_dump(mode="json") for node in nodes()]}), file=say)
                 if select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
                     break
             line = sys.stdin.readline()
             if not line:
                 return
-            outcome = _run(stores, pool, Claim(**json.loads(line)))
+            outcome = _run(stores, pool, Claim(**json.loads(line)), settings)
             print(json.dumps(outcome), file=say)
             if "lost" in outcome:  # with its driver, Ray ends what may still be left of the run
                 return
@@ -59,10 +58,10 @@ def main() -> None:
         sys.exit(error.message)
 
 
-def _run(stores: Stores, pool: ActorPool, claim: Claim) -> dict[str, str]:
+def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings) -> dict[str, str]:
     log.info("%s begins", claim.job_id)
     try:
-        TrainingRun(stores, claim, pool.group).run()
+        TrainingRun(stores, claim, pool, settings).run()
     except FenceLost:
         log.warning("%s has passed to another holder", claim.job_id)
     except ChainruleError as error:

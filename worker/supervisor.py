@@ -16,10 +16,11 @@ from pathlib import Path
 from common.errors import ChainruleError, CorruptRecord, FenceLost, NotFound
 from common.identifiers import new_id
 from common.schemas.cluster import Node, SupervisorReport
-from common.schemas.jobs import JobError
+from common.schemas.jobs import Job, JobError
 from common.settings import Settings
 from common.store.jobs import Claim, Lease
 from common.store.stores import Stores
+from worker.admission import cpus_of_worker, too_large_for
 from worker.ray_node import RayCluster
 from worker.run_child import Done, Exited, Lost, Message, Ready, RunChild
 
@@ -91,7 +92,6 @@ class Supervisor:
         self._messages: queue.SimpleQueue[tuple[RunChild, Message] | None] = queue.SimpleQueue()
         self._children: list[RunChild] = []
         self._nodes: tuple[Node, ...] = ()
-        self._here = ""
         self._stopping = False
         self._was_ready = False
         self._failures = 0
@@ -135,7 +135,7 @@ class Supervisor:
             if child.address != self._ray.address:  # a driver of a cluster that is gone
                 child.kill()
         has_idle = any(child.claim is None for child in self._children)
-        is_full = bool(self._nodes) and self._workers_running() >= self._cpus()
+        is_full = bool(self._nodes) and self._running() >= self._cpus()
         if is_up and not has_idle and not is_full and self._clock() >= self._start_after:
             self._children.append(
                 RunChild(self._ray.address, self._logs / "runs.log", self._ray.environment, self._hear)
@@ -154,11 +154,11 @@ class Supervisor:
             return
         child, message = said
         match message:
-            case Ready(nodes, here):
+            case Ready(nodes):
                 if not child.is_ready:
                     self._report_after = 0.0
                 child.is_ready, self._failures = True, 0
-                self._nodes, self._here = nodes, here
+                self._nodes = nodes
             case Done():
                 child.claim = None
             case Lost(reason):
@@ -201,24 +201,35 @@ class Supervisor:
         child = next((child for child in self._children if child.is_ready and child.claim is None), None)
         if child is None:
             return
-        job_id = self._stores.jobs.waiting()
-        if job_id is None:
+        found = self._next_job()
+        if found is None:
             return
-        try:
-            job = self._stores.jobs.get(job_id)
-        except NotFound:  # cancelled and deleted in between
+        job, cpus = found
+        if self._running() + cpus > self._cpus() * (1 + 1e-9):
             return
-        except CorruptRecord as error:
-            self._bury(job_id, error)
-            return
-        workers = job.request.cluster.workers
-        running = self._workers_running()
-        if running and running + workers > self._cpus():  # alone, a job may have more workers than there are CPUs
-            return
-        claim = self._stores.jobs.claim(job_id)
+        claim = self._stores.jobs.claim(job.id)
         if claim is not None:
-            log.info("%s starts, attempt %s", job_id, job.attempt + 1)
-            child.give(claim, workers, job.attempt + 1)
+            log.info("%s starts, attempt %s", job.id, job.attempt + 1)
+            child.give(claim, cpus, job.attempt + 1)
+
+    def _next_job(self) -> tuple[Job, float] | None:
+        """The first job in the queue that the cluster is large enough for, and the processors it is to have."""
+        too_large: list[str] = []
+        while job_id := self._stores.jobs.waiting(too_large):
+            try:
+                job = self._stores.jobs.get(job_id)
+            except NotFound:  # cancelled and deleted in between
+                return None
+            except CorruptRecord as error:
+                self._bury(job_id, error)
+                return None
+            workers, machines = job.request.cluster.workers, [node.cpus for node in self._nodes]
+            share = cpus_of_worker(workers, machines)
+            if share is not None:
+                return job, share * workers
+            too_large.append(job_id)
+            self._stores.jobs.explain_wait(job_id, too_large_for(workers, machines))
+        return None
 
     def _bury(self, job_id: str, error: CorruptRecord) -> None:
         """Ends a job that cannot be read, so that it does not stand before the others for ever."""
@@ -227,12 +238,13 @@ class Supervisor:
         if claim is not None:
             self._stores.jobs.fail(claim, JobError(code="state_lost", message="The record of the job is damaged."))
 
-    def _workers_running(self) -> int:
-        return sum(child.workers for child in self._children if child.claim)
+    def _running(self) -> float:
+        """Processors that its jobs have."""
+        return sum(child.cpus for child in self._children if child.claim)
 
     def _cpus(self) -> float:
-        """Of this machine: shared memory joins the processes of a run, so they are all here."""
-        return next((node.cpus for node in self._nodes if node.id == self._here), 0.0)
+        """Processors of the cluster."""
+        return sum(node.cpus for node in self._nodes)
 
     # Leases
 

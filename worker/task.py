@@ -1,14 +1,11 @@
-"""What a run hands to its server and workers: plain numbers and arrays, nothing to execute."""
+"""What a run hands to its servers and workers: plain numbers and arrays, nothing to execute."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, field
 
 from common.network.metrics import MetricSums
+from common.network.parameters import GRAIN
 from common.schemas import training
 from common.schemas.models import Task
 
@@ -28,44 +25,48 @@ class TrainingTask:
     shuffle: bool
     seed: int
     workers: int
+    fence: bytes
+    """Tells this incarnation of the run from all others."""
+    synchrony: training.Synchrony = field(default_factory=training.Synchronous)
+    reproducible: bool = False
+    clip_norm: float | None = None
+    servers: int = 1
+    lanes: int = 1
+    """Threads of each server, every one with a shard of its own."""
+    block_rows: int | None = None
+    """Rows that lie side by side on a disk are shuffled in blocks of so many; None: all with all."""
     dtype: str = "float32"
 
     def steps(self, rows: int) -> int:
         """Steps in an epoch over so many rows; the last batch may be a part of one."""
         return -(-rows // self.batch_size)
 
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """Encoded rows, shared by all workers of a machine and written by none."""
-
-    x: NDArray[Any]
-    """Shape (rows, inputs)."""
-    targets: NDArray[Any]
-    """Class numbers, shape (rows,), or standardized values, shape (rows, 1)."""
-    validation_x: NDArray[Any]
-    """Without validation rows: the training rows, so that the loss is that of the training."""
-    validation_targets: NDArray[Any]
+    @property
+    def shards(self) -> tuple[slice, ...]:
+        """The ranges of the flat vector that the servers' threads keep, whole grains of it, in order."""
+        count, grains = self.servers * self.lanes, -(-self.parameters // GRAIN)
+        bounds = [min(share(0, grains, shard, count)[0] * GRAIN, self.parameters) for shard in range(count)]
+        return tuple(slice(*pair) for pair in zip(bounds, [*bounds[1:], self.parameters], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class EpochSums:
-    """What one worker saw in an epoch: sums over its rows."""
+    """What one worker saw in an epoch."""
 
     rows: int
-    loss: float
+    losses: tuple[float, ...]
+    """Sums over rows, in pieces whose exact total does not depend on who computed which."""
+    weight: float
+    """The summed weight of the rows."""
+    seconds: float
+    """From the first pull to the last."""
+    waiting: float
+    """Seconds of these in which the worker posted, waited or copied."""
     halted: bool
-    evaluation: MetricSums | None
-
-
-def epoch_order(task: TrainingTask, rows: int, epoch: int) -> NDArray[np.intp]:
-    """The order of the training rows in an epoch: the same for all workers, however many there are."""
-    if not task.shuffle:
-        return np.arange(rows)
-    return np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(_SHUFFLE, epoch))).permutation(rows)
-
-
-_SHUFFLE = 1
+    evaluation: tuple[MetricSums, ...]
+    """Piece by piece."""
+    rounds: int = 0
+    """Exchanges with the servers."""
 
 
 def share(start: int, stop: int, rank: int, workers: int) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +23,15 @@ from common.network.saved import weights_to_bytes
 from common.schemas.datasets import Dataset
 from common.schemas.jobs import EpochMetrics, Job, JobError, Progress, StopReason
 from common.schemas.models import Lineage, Model
+from common.settings import Settings
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
-from worker.actors import Group, ProcessLost
+from worker.actors import ActorPool, Group, ProcessLost, Reservation
+from worker.channel.shared_memory import FENCE_BYTES
 from worker.stopping import StoppingRule
-from worker.task import EpochSums, TrainingData, TrainingTask
-from worker.training_data import PreparedData, prepare
+from worker.task import EpochSums, TrainingTask
+from worker.training_data import Preparation, PreparedData
 
 log = logging.getLogger("chainrule.run")
 
@@ -50,7 +54,8 @@ class TrainingRun:
     Args:
         stores: records and data.
         claim: the job and the fence it is held with.
-        make_group: starts the server and the workers.
+        pool: where its servers and workers come from.
+        settings: the memory that data may take.
         clock: monotonic seconds.
 
     """
@@ -59,12 +64,14 @@ class TrainingRun:
         self,
         stores: Stores,
         claim: Claim,
-        make_group: Callable[[TrainingTask, TrainingData], Group],
+        pool: ActorPool,
+        settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
         self._claim = claim
-        self._make_group = make_group
+        self._pool = pool
+        self._settings = settings
         self._clock = clock
 
     def run(self) -> None:
@@ -101,11 +108,28 @@ class TrainingRun:
 
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
-        prepared = prepare(job.request, job.task, dataset, self._stores.files)
+        preparation = Preparation(job.request, job.task, dataset, self._settings)
+        place = self._pool.reserve(job.request.cluster.workers)
+        try:
+            prepared = preparation.prepare()
+            try:
+                self._train_on(place, job, dataset, preparation, prepared)
+            finally:
+                prepared.data.close()
+        finally:
+            place.release()
+
+    def _train_on(
+        self, place: Reservation, job: Job, dataset: Dataset, preparation: Preparation, prepared: PreparedData
+    ) -> None:
         for warning in prepared.warnings:
             self._stores.jobs.record(self._claim, kind="warning", event={"message": warning})
+        while not place.wait(_LOOK_SECONDS):
+            if self._stores.jobs.cancel_asked(self._claim):
+                self._stores.jobs.end_cancelled(self._claim)
+                return
         task = _task(job, prepared)
-        group = self._make_group(task, prepared.data)
+        group = self._pool.group(task, prepared.data, preparation, place)
         try:
             for process in group.processes():
                 self._stores.jobs.record(self._claim, kind="worker", event={"phase": "started", **process})
@@ -188,13 +212,13 @@ class _Training:
         epoch = 0
         while True:
             epoch += 1
-            self._group.begin_epoch(epoch, (epoch - 1) * steps, steps)
+            self._group.begin_epoch(epoch, steps)
             interruption = self._await_epoch()
-            sums = self._group.finish_epoch()
+            sums, told = self._group.finish_epoch()
             if any(part.halted for part in sums):
                 assert interruption is not None
                 return self._interrupted(interruption)
-            cancelled, reason = self._note(epoch, sums)
+            cancelled, reason = self._note(epoch, sums, told)
             if cancelled:
                 return "cancelled"
             if reason is not None:
@@ -226,18 +250,18 @@ class _Training:
     def _interrupted(self, reason: StopReason) -> StopReason:
         """Before the first epoch's end there is no best yet: then the weights as they are must do."""
         if self.best_metrics is None:
-            evaluation = _merged(self._group.evaluate())
+            evaluation = MetricSums.total(self._group.evaluate())
             if np.isfinite(evaluation.loss):
                 self._group.remember_best()
                 self.best_metrics = self._metrics(evaluation)
         return reason
 
-    def _note(self, epoch: int, sums: list[EpochSums]) -> tuple[bool, StopReason | None]:
+    def _note(self, epoch: int, sums: list[EpochSums], told: dict[str, Any]) -> tuple[bool, StopReason | None]:
         """Judges a whole epoch, reports it, and decides whether to go on."""
-        evaluation = _merged([part.evaluation for part in sums if part.evaluation is not None])
+        evaluation = MetricSums.total(piece for part in sums for piece in part.evaluation)
         loss = evaluation.loss
         # Without validation rows the evaluation is that of the training rows, and exact: the running mean is not.
-        train_loss = sum(part.loss for part in sums) / self._rows if self._has_validation else loss
+        train_loss = _mean_loss(sums) if self._has_validation else loss
         seconds = self._clock() - self._began
         self._rule.check_growth(train_loss)
         metrics = self._metrics(evaluation)
@@ -262,6 +286,8 @@ class _Training:
                 train_loss=train_loss,
                 validation_loss=validation_loss,
                 metrics=metrics,
+                communication=_communication(sums),
+                **told,
             ),
             progress=progress,
             metrics=self.best_metrics,
@@ -290,11 +316,12 @@ class _Training:
         return metrics
 
 
-def _merged(parts: list[MetricSums]) -> MetricSums:
-    total = MetricSums()
-    for part in parts:
-        total = total.merge(part)
-    return total
+def _mean_loss(sums: list[EpochSums]) -> float:
+    return math.fsum(loss for part in sums for loss in part.losses) / math.fsum(part.weight for part in sums)
+
+
+def _communication(sums: list[EpochSums]) -> float:
+    return sum(part.waiting for part in sums) / max(sum(part.seconds for part in sums), 1e-9)
 
 
 def _task(job: Job, prepared: PreparedData) -> TrainingTask:
@@ -302,6 +329,7 @@ def _task(job: Job, prepared: PreparedData) -> TrainingTask:
     assert request.loss is not None
     assert request.training.batch_size is not None
     assert request.training.seed is not None
+    parameters = parameter_count(request.network, prepared.encoder.width, outputs)
     return TrainingTask(
         task=job.task,
         shape=request.network,
@@ -309,12 +337,28 @@ def _task(job: Job, prepared: PreparedData) -> TrainingTask:
         optimizer=request.optimizer,
         inputs=prepared.encoder.width,
         outputs=outputs,
-        parameters=parameter_count(request.network, prepared.encoder.width, outputs),
+        parameters=parameters,
         batch_size=request.training.batch_size,
         shuffle=request.training.shuffle,
         seed=request.training.seed,
         workers=request.cluster.workers,
+        fence=os.urandom(FENCE_BYTES),
+        synchrony=request.cluster.synchrony,
+        reproducible=request.training.reproducible,
+        clip_norm=request.regularization.clip_norm,
+        servers=request.cluster.servers,
+        lanes=_lanes(parameters // request.cluster.servers),
+        block_rows=prepared.data.block_rows,
     )
+
+
+def _lanes(parameters: int) -> int:
+    """Threads of each server: more where there is enough to do for each, and they have processors to do it."""
+    return max(1, min(os.cpu_count() or 1, parameters // _PARAMETERS_OF_A_LANE, _MOST_LANES))
+
+
+_PARAMETERS_OF_A_LANE = 65_536
+_MOST_LANES = 4
 
 
 def _model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,12 +100,34 @@ class FeatureEncoder:
         """The columns that were scaled together, as pixels are."""
         return tuple(column.name for column in self._scaled if column.joint)
 
-    def encode(self, table: Table, out: Matrix | None = None) -> Matrix:
+    def parts(self, numbers: int) -> Iterator[tuple[slice, tuple[str, ...], FeatureEncoder]]:
+        """The encoder in parts of columns that stand side by side: their places in a row, names, and encoder.
+
+        Each is at most so many `numbers` wide, or a single column.
+        """
+        first, start, width = 0, 0, 0
+        for index, column in enumerate(self._columns):
+            if width and width + column.width > numbers:
+                yield self._part(first, index, start)
+                first, start, width = index, start + width, 0
+            width += column.width
+        yield self._part(first, len(self._columns), start)
+
+    def _part(self, first: int, stop: int, start: int) -> tuple[slice, tuple[str, ...], FeatureEncoder]:
+        part = FeatureEncoder(self._columns[first:stop])
+        return slice(start, start + part.width), tuple(column.name for column in part._columns), part
+
+    @property
+    def widest(self) -> int:
+        """How many numbers the widest column becomes."""
+        return max(column.width for column in self._columns)
+
+    def encode(self, table: Table, out: Matrix | None = None, first_row: int = 0) -> Matrix:
         """The matrix of whole columns, float32, C-contiguous, shape (rows, width); in `out` where given.
 
         Beside the result it needs some 10 MiB, whatever the number of rows. Raises `Invalid` (`invalid_data`)
         when a number is so far from those of training that float32 can't hold it, and `BadData` when a column
-        doesn't fit.
+        doesn't fit. `first_row` is the number of the table's first row, which the error tells.
         """
         count = len(table[self._columns[0].name])
         out = np.empty((count, self.width), np.float32) if out is None else out
@@ -116,7 +138,7 @@ class FeatureEncoder:
         for start in range(0, count, step):
             block = np.array([values[start : start + step] for values in numbers], np.float64)
             faults = [
-                Fault(f"row {start + row + 1}, column {name}", "number_too_large", _TOO_FAR)
+                Fault(f"row {first_row + start + row + 1}, column {name}", "number_too_large", _TOO_FAR)
                 for row, name in self._write_scaled(block, out[start : start + step])
             ]
             if faults:

@@ -26,10 +26,12 @@ def mean_and_std(values: NDArray[np.float64]) -> tuple[float, float]:
     exponent = math.frexp(max(-low, high))[1]
     scaled = np.ldexp(values, -exponent)
     mean = float(scaled.mean())
-    deviations = scaled - mean
+    deviations = np.subtract(scaled, mean, out=scaled)  # in place: a column may be all that memory has room for
     offset = float(deviations.mean())
-    largest = float(np.abs(deviations).max())  # keeps the squares of tiny deviations above zero
-    spread = float(np.square((deviations - offset) / largest).mean())
+    largest = max(float(deviations.max()), -float(deviations.min()))  # keeps the squares of tiny deviations above zero
+    deviations -= offset
+    deviations /= largest
+    spread = float(np.square(deviations, out=deviations).mean())
     return math.ldexp(mean + offset, exponent), math.ldexp(math.sqrt(spread) * largest, exponent)
 
 

@@ -10,6 +10,7 @@ from common.schemas.training import NoSplit, RandomSplit
 
 Rows = NDArray[np.intp]
 _PURPOSE = 0x5B117  # keeps these draws apart from others made with the same seed
+_PIECE = 1 << 16  # rows that are drawn together: a few columns of all rows may be more than memory has room for
 
 
 def split_rows(rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit, seed: int) -> tuple[Rows, Rows]:
@@ -29,12 +30,24 @@ def split_rows(rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit,
         return candidates, candidates[:0]
     groups = codes[candidates] if validation.stratify else np.zeros(candidates.size, np.int64)
     shares = _shares(np.bincount(groups), validation.fraction)
-    order = np.random.default_rng([seed, _PURPOSE]).permutation(candidates.size)
-    order = order[np.argsort(groups[order], kind="stable")]
-    drawn = order[_rank_in_group(groups[order]) < shares[groups[order]]]
+    order = np.arange(candidates.size, dtype=np.min_scalar_type(candidates.size))
+    np.random.default_rng([seed, _PURPOSE]).shuffle(order)
     is_validation = np.zeros(candidates.size, np.bool_)
-    is_validation[drawn] = True
+    for start in range(0, order.size, _PIECE):
+        piece = order[start : start + _PIECE]
+        is_validation[piece] = _take_from(shares, groups[piece])
     return candidates[~is_validation], candidates[is_validation]
+
+
+def _take_from(shares: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row, in the order of `groups`, still finds something left of its group's share, which it takes."""
+    by_group = np.argsort(groups, kind="stable")
+    in_order = groups[by_group]
+    rank = np.arange(in_order.size) - np.searchsorted(in_order, in_order)
+    taken = np.empty(groups.size, np.bool_)
+    taken[by_group] = rank < shares[in_order]
+    shares -= np.bincount(groups[taken], minlength=shares.size)
+    return taken
 
 
 def _shares(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
@@ -46,9 +59,3 @@ def _shares(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
             raise BadData("too few rows to set some aside for validation: give more rows, or ask for no validation")
         shares[counts.argmax()] = 1
     return shares
-
-
-def _rank_in_group(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many rows of the same group come before each row; `groups` is sorted."""
-    ranks: NDArray[np.int64] = np.arange(groups.size) - np.searchsorted(groups, groups)
-    return ranks

@@ -1,4 +1,4 @@
-"""Activations, forward beside backward.
+"""Activations, forward beside backward, as operations that are put together once and run at every step.
 
 Every derivative here follows from the activation's output alone, so what came in need not be kept.
 """
@@ -6,24 +6,33 @@ Every derivative here follows from the activation's output alone, so what came i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from common.network.operations import Operation
 from common.network.parameters import Floats
 
 
 class Activation(ABC):
-    """A function applied to each number of an array of any shape."""
+    """A function applied to each number of an array of any shape and of the given dtype.
 
-    @staticmethod
-    @abstractmethod
-    def forward(z: Floats, out: Floats) -> None:
-        """Write f(z) into `out`, which may be `z`."""
+    Its constants are arrays without dimensions, which numpy takes in half the time that a Python number costs.
+    """
 
-    @staticmethod
+    def __init__(self, dtype: DTypeLike) -> None:
+        self._zero = np.array(0, dtype)
+        self._one = np.array(1, dtype)
+        self._infinity = np.array(np.inf, dtype)
+
     @abstractmethod
-    def backward(output: Floats, gradient: Floats, scratch: Floats) -> None:
-        """Turn `gradient`, in place, from that of f(z) into that of z, where `output` is f(z).
+    def forward(self, z: Floats, out: Floats) -> list[Operation]:
+        """What writes f(z) into `out`, which may be `z`."""
+
+    @abstractmethod
+    def backward(self, output: Floats, gradient: Floats, scratch: Floats) -> list[Operation]:
+        """What turns `gradient`, in place, from that of f(z) into that of z, where `output` is f(z).
 
         `scratch`, of the same shape, is overwritten. It may be `output` when that is not needed any more.
         """
@@ -32,67 +41,66 @@ class Activation(ABC):
 class Identity(Activation):
     """f(z) = z: for the output layer."""
 
-    @staticmethod
-    def forward(z: Floats, out: Floats) -> None:
-        """Write z into `out`."""
-        if out is not z:
-            np.copyto(out, z)
+    def forward(self, z: Floats, out: Floats) -> list[Operation]:
+        """Copies z, unless it is there already."""
+        return [] if out is z else [partial(np.copyto, out, z)]
 
-    @staticmethod
-    def backward(output: Floats, gradient: Floats, scratch: Floats) -> None:
+    def backward(self, output: Floats, gradient: Floats, scratch: Floats) -> list[Operation]:  # noqa: ARG002
         """The derivative is 1."""
+        return []
 
 
 class Relu(Activation):
     """f(z) = max(z, 0) (Nair and Hinton, ICML 2010)."""
 
-    @staticmethod
-    def forward(z: Floats, out: Floats) -> None:
-        """Write max(z, 0) into `out`."""
-        np.maximum(z, 0, out=out)
+    def forward(self, z: Floats, out: Floats) -> list[Operation]:
+        """max(z, 0)."""
+        return [partial(z.clip, self._zero, self._infinity, out)]  # a third of the time of np.maximum with a number
 
-    @staticmethod
-    def backward(output: Floats, gradient: Floats, scratch: Floats) -> None:
+    def backward(self, output: Floats, gradient: Floats, scratch: Floats) -> list[Operation]:
         """The derivative is 1 where the output is above 0, else 0."""
         # Half the time of np.sign, and of an assignment under a mask a tenth.
-        np.greater(output, 0, out=scratch)
-        np.multiply(gradient, scratch, out=gradient)
+        return [
+            partial(np.greater, output, self._zero, scratch),
+            partial(np.multiply, gradient, scratch, gradient),
+        ]
 
 
 class Sigmoid(Activation):
-    """f(z) = 1 / (1 + exp(-z))."""
+    """f(z) = 1 / (1 + exp(-z)). Far below zero exp overflows, and its infinity gives the right answer, 0."""
 
-    @staticmethod
-    def forward(z: Floats, out: Floats) -> None:
-        """Write 1 / (1 + exp(-z)) into `out`."""
-        np.negative(z, out=out)
-        np.minimum(out, 80, out=out)  # exp(89) overflows float32; exp(-80) is nothing beside 1
-        np.exp(out, out=out)
-        np.add(out, 1, out=out)
-        np.reciprocal(out, out=out)
+    def forward(self, z: Floats, out: Floats) -> list[Operation]:
+        """1 / (1 + exp(-z))."""
+        return [
+            partial(np.negative, z, out),
+            partial(np.exp, out, out),
+            partial(np.add, out, self._one, out),
+            partial(np.reciprocal, out, out),
+        ]
 
-    @staticmethod
-    def backward(output: Floats, gradient: Floats, scratch: Floats) -> None:
+    def backward(self, output: Floats, gradient: Floats, scratch: Floats) -> list[Operation]:
         """The derivative is f(z) (1 - f(z))."""
-        np.multiply(gradient, output, out=gradient)
-        np.subtract(1, output, out=scratch)
-        np.multiply(gradient, scratch, out=gradient)
+        return [
+            partial(np.multiply, gradient, output, gradient),
+            partial(np.subtract, self._one, output, scratch),
+            partial(np.multiply, gradient, scratch, gradient),
+        ]
 
 
 class Tanh(Activation):
     """f(z) = tanh(z)."""
 
-    @staticmethod
-    def forward(z: Floats, out: Floats) -> None:
-        """Write tanh(z) into `out`."""
-        np.tanh(z, out=out)
+    def forward(self, z: Floats, out: Floats) -> list[Operation]:
+        """tanh(z)."""
+        return [partial(np.tanh, z, out)]
 
-    @staticmethod
-    def backward(output: Floats, gradient: Floats, scratch: Floats) -> None:
+    def backward(self, output: Floats, gradient: Floats, scratch: Floats) -> list[Operation]:
         """The derivative is 1 - f(z)^2."""
-        np.multiply(output, output, out=scratch)
-        np.subtract(1, scratch, out=scratch)
-        np.multiply(gradient, scratch, out=gradient)
+        return [
+            partial(np.multiply, output, output, scratch),
+            partial(np.subtract, self._one, scratch, scratch),
+            partial(np.multiply, gradient, scratch, gradient),
+        ]
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {

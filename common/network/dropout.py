@@ -46,7 +46,8 @@ class DropoutMasks:
         # The generator makes two float32 of every 64-bit draw: an odd row would end in the middle of one.
         draws_per_row = (units + 1) // 2
         stream = self._layers.get(layer) or self._open(layer)
-        stream.bits.advance((first_position - stream.position) * draws_per_row)
+        if first_position != stream.position:
+            stream.bits.advance((first_position - stream.position) * draws_per_row)
         stream.position = first_position + rows
         size = rows * 2 * draws_per_row
         if stream.room.size < size:

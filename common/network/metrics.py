@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,11 +18,13 @@ from common.schemas.models import Task
 class MetricSums:
     """What is known of the rows seen so far: sums, in float64, of all that the metrics need.
 
-    Targets of a regression are standardized here (training mean 0, training deviation 1). That keeps the sums
-    behind r2 well conditioned wherever the target's own zero lies.
+    `loss_sum` is weighted, and `weight` is the sum of the rows' weights; all else counts each row once. Targets
+    of a regression are standardized here (training mean 0, training deviation 1). That keeps the sums behind r2
+    well conditioned wherever the target's own zero lies.
     """
 
     rows: int = 0
+    weight: float = 0.0
     loss_sum: float = 0.0
     correct: int = 0
     squared_error: float = 0.0
@@ -29,20 +32,29 @@ class MetricSums:
     target_sum: float = 0.0
     target_square_sum: float = 0.0
 
-    def merge(self, other: MetricSums) -> MetricSums:
-        """The sums over the rows of both."""
-        return MetricSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    @classmethod
+    def total(cls, parts: Iterable[MetricSums]) -> MetricSums:
+        """The sums over the rows of all parts, correctly rounded: the same for any order of the parts."""
+        parts = tuple(parts)
+        sums: dict[str, Any] = {}
+        for field in fields(cls):
+            add = sum if isinstance(field.default, int) else _float_sum
+            sums[field.name] = add([getattr(part, field.name) for part in parts])
+        return cls(**sums)
 
     @property
     def loss(self) -> float:
-        """The mean loss of a row. Raises ValueError without rows."""
-        return self.loss_sum / self._some_rows()
+        """The weighted mean of the rows' losses. Raises ValueError without weight."""
+        if not self.weight:
+            raise ValueError("a mean loss needs at least one row, and some weight")
+        return self.loss_sum / self.weight
 
     def metrics(self, task: Task, scale: float = 1.0) -> dict[str, float]:
         """`accuracy` and `log_loss` (nats), or `rmse`, `mae` (in the target's units) and `r2`.
 
         `scale` is how much of the target's own unit a standardized 1 is. When all targets are the same, r2 is
-        1 for a perfect prediction and else 0, as in scikit-learn. Raises ValueError without rows.
+        1 for a perfect prediction and else 0, as in scikit-learn. Only `log_loss` is weighted. Raises ValueError
+        without rows or, for a classification, without weight.
         """
         rows = self._some_rows()
         if task == "classification":
@@ -65,27 +77,43 @@ class MetricSums:
         return self.rows
 
 
-def classification_sums(outputs: Floats, targets: NDArray[Any], loss_sum: float) -> MetricSums:
+def _float_sum(numbers: list[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except OverflowError:  # on the way: scaled down, only the result can be too large
+        return math.fsum(number / 2**64 for number in numbers) * 2**64
+    except ValueError:  # infinities of both signs
+        return math.nan
+
+
+def classification_sums(
+    outputs: Floats, targets: NDArray[Any], loss_sum: float, weight: float | None = None
+) -> MetricSums:
     """The sums for outputs, shape (rows, classes), and class numbers, shape (rows,).
 
-    `loss_sum` is that of the loss over these rows. A row is correct when its class has the largest output.
+    `loss_sum` is that of the loss over these rows, `weight` that of their weights (None: each has 1). A row is
+    correct when its class has the largest output.
     """
+    rows = len(targets)
     correct = np.count_nonzero(outputs.argmax(axis=1) == targets)
-    return MetricSums(rows=len(targets), loss_sum=loss_sum, correct=int(correct))
+    return MetricSums(rows, float(rows) if weight is None else weight, loss_sum, correct=int(correct))
 
 
-def regression_sums(outputs: Floats, targets: NDArray[Any], loss_sum: float) -> MetricSums:
+def regression_sums(outputs: Floats, targets: NDArray[Any], loss_sum: float, weight: float | None = None) -> MetricSums:
     """The sums for outputs and standardized targets, both of shape (rows, 1).
 
-    `loss_sum` is that of the loss over these rows. Raises ValueError for other shapes.
+    `loss_sum` is that of the loss over these rows, `weight` that of their weights (None: each has 1). Raises
+    ValueError for other shapes.
     """
-    if targets.shape != (len(targets), 1) or outputs.shape != targets.shape:
+    rows = len(targets)
+    if targets.shape != (rows, 1) or outputs.shape != targets.shape:
         raise ValueError(f"outputs and targets of shape (rows, 1) are needed, not {outputs.shape} and {targets.shape}")
     wanted = targets.astype(np.float64)
     error = outputs.astype(np.float64) - wanted
     return MetricSums(
-        rows=len(targets),
-        loss_sum=loss_sum,
+        rows,
+        float(rows) if weight is None else weight,
+        loss_sum,
         squared_error=float(np.square(error).sum()),
         absolute_error=float(np.abs(error).sum()),
         target_sum=float(wanted.sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.network.dropout import DropoutMasks
-from common.network.layers import Dense, DenseBuffers, dense_layers
-from common.network.losses import LOSSES, make_loss
+from common.network.layers import Dense, DenseBuffers, DenseGradients, dense_layers
+from common.network.losses import LOSSES, BoundLoss, make_loss
+from common.network.operations import Operation
 from common.network.parameters import Floats, network_layout
+from common.network.quiet import quiet
 from common.schemas import training
 
 _MAX_CACHED_SIZES = 16
-
-
-def _quiet() -> np.errstate:
-    # A diverging network shows in its loss, which the caller checks; a warning per step would add nothing.
-    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 def _check_inputs(x: Floats, width: int, dtype: np.dtype[Any]) -> None:
@@ -29,12 +27,17 @@ def _check_inputs(x: Floats, width: int, dtype: np.dtype[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Views of all buffers for one number of rows."""
+    """All operations on one number of rows, but the two that read the rows themselves: the first layer's products."""
 
     layers: tuple[DenseBuffers, ...]
-    gradients: tuple[Floats, ...]
-    """With respect to each layer's outputs; empty when the network computes no gradients."""
-    ones: Floats
+    evaluate: list[Operation]
+    forward: list[Operation]
+    masks: list[tuple[int, float, Floats]]
+    """Layer, dropout and mask of every layer with dropout."""
+    loss: BoundLoss
+    backward: list[Operation]
+    first: DenseGradients | None
+    """The gradients of the first layer; None when the network computes none."""
 
 
 class Network:
@@ -43,7 +46,8 @@ class Network:
     `parameters` and `gradient` are flat vectors of `parameter_count` float32 or float64 numbers that belong
     to the caller: the parameters are only read, and whoever changes them between steps changes the network.
     Without `gradient` the network evaluates only. A step on at most `max_rows` rows allocates nothing but
-    view objects. Raises ValueError when the vectors do not fit the shape.
+    a few small objects, once it has seen that number of rows. Raises ValueError when the vectors do not fit the
+    shape.
     """
 
     def __init__(
@@ -65,8 +69,9 @@ class Network:
         self.gradient = gradient
         self.dtype: np.dtype[Any] = parameters.dtype
         self.layers: tuple[Dense, ...] = dense_layers(shape, inputs, outputs, parameters)
-        self.loss = make_loss(loss, outputs, max_rows, self.dtype)
-        self._buffers = tuple(self._allocate(layer) for layer in self.layers)
+        self.loss = make_loss(loss, outputs, self.dtype)
+        self._hidden = tuple(self._allocate(layer) for layer in self.layers[:-1])
+        self._outputs = np.empty(max_rows * outputs, self.dtype)
         self._ones = np.ones(max_rows, self.dtype)
         self._gradient_views: list[tuple[Floats, Floats]] = []
         self._spare: tuple[Floats, ...] = ()
@@ -78,7 +83,7 @@ class Network:
             # Going backward, a layer reads one gradient and writes the next: two buffers take turns.
             widest = max((layer.units for layer in shape.layers), default=0)
             self._spare = tuple(np.empty(max_rows * widest, self.dtype) for _ in range(2))
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[tuple[int, ...], _Batch] = {}
 
     def gradients(
         self,
@@ -86,40 +91,32 @@ class Network:
         targets: NDArray[Any],
         masks: DropoutMasks | None = None,
         first_position: int = 0,
+        weights: Floats | None = None,
     ) -> float:
-        """The sum of the rows' losses in training; the gradient of that sum overwrites `gradient`.
+        """The weighted sum of the rows' losses in training; the gradient of that sum overwrites `gradient`.
 
-        `x` has shape (rows, inputs), targets are those of the loss. A network with dropout needs the epoch's
-        `masks` and the position of the first row in the epoch's order over all workers. Backpropagation:
-        Rumelhart, Hinton and Williams (Nature, 1986). Raises ValueError for arrays that do not fit, too many
-        rows, or missing masks.
+        `x` has shape (rows, inputs), targets are those of the loss, `weights` has shape (rows,) and the network's
+        dtype, or is None for ones. A network with dropout needs the epoch's `masks` and the position of the first
+        row in the epoch's order over all workers. Whoever calls this has had `loss.check` look at all targets, and
+        holds `quiet()`, or is warned of infinities. Backpropagation: Rumelhart, Hinton and Williams (Nature, 1986).
+        Raises ValueError for arrays that do not fit, too many rows, or missing masks.
         """
         if self.gradient is None:
             raise ValueError("this network was made without a gradient vector: it evaluates only")
-        _check_inputs(x, self.inputs, self.dtype)
-        if not len(x):
-            self.gradient.fill(0)
-            return 0.0
-        batch = self._batch(len(x))
-        with _quiet():
-            below = x
-            for i, (layer, buffers) in enumerate(zip(self.layers, batch.layers, strict=True)):
-                if buffers.mask is not None:
-                    if masks is None:
-                        raise ValueError("a network with dropout needs masks to train")
-                    masks.fill(i, layer.dropout, first_position, buffers.mask)
-                layer.forward(below, buffers)
-                below = buffers.outputs
-            loss = self.loss.forward_backward(below, targets, batch.gradients[-1])
-            for i in range(len(self.layers) - 1, -1, -1):
-                self.layers[i].backward(
-                    batch.layers[i - 1].outputs if i else x,
-                    batch.layers[i],
-                    batch.gradients[i],
-                    batch.ones,
-                    *self._gradient_views[i],
-                    batch.gradients[i - 1] if i else None,
-                )
+        batch = self._batch(x)
+        if batch.masks:
+            if masks is None:
+                raise ValueError("a network with dropout needs masks to train")
+            for layer, dropout, mask in batch.masks:
+                masks.fill(layer, dropout, first_position, mask)
+        self.layers[0].multiply(x, batch.layers[0].activated)()
+        for operation in batch.forward:
+            operation()
+        loss = batch.loss.forward_backward(targets, weights)
+        for operation in batch.backward:
+            operation()
+        assert batch.first is not None
+        self.layers[0].multiply_back(x, batch.first)()
         return loss
 
     def outputs(self, x: Floats) -> Floats:
@@ -127,12 +124,12 @@ class Network:
 
         Raises ValueError for arrays that do not fit or more than `max_rows` rows.
         """
-        _check_inputs(x, self.inputs, self.dtype)
-        with _quiet():
-            for layer, buffers in zip(self.layers, self._batch(len(x)).layers, strict=True):
-                layer.apply(x, buffers.activated)
-                x = buffers.activated
-        return x
+        batch = self._batch(x)
+        with quiet():
+            self.layers[0].multiply(x, batch.layers[0].activated)()
+            for operation in batch.evaluate:
+                operation()
+        return batch.layers[-1].activated
 
     def _allocate(self, layer: Dense) -> DenseBuffers:
         size = (self.max_rows, layer.bias.size)
@@ -141,32 +138,51 @@ class Network:
             return DenseBuffers(activated, None, activated)
         return DenseBuffers(activated, np.empty(size, self.dtype), np.empty(size, self.dtype))
 
-    def _batch(self, rows: int) -> _Batch:
-        """The views for so many rows, made once: a run knows two sizes, a full batch and the last one."""
-        batch = self._batches.get(rows)
-        if batch is None:
-            if rows > self.max_rows:
-                raise ValueError(f"{rows} rows are more than the {self.max_rows} that this network has room for")
+    def _batch(self, x: Floats) -> _Batch:
+        """The operations on rows like these, made once: a run knows two sizes, a full batch and the last one."""
+        batch = self._batches.get(x.shape)
+        if batch is None or x.dtype != self.dtype:
+            _check_inputs(x, self.inputs, self.dtype)
+            if len(x) > self.max_rows:
+                raise ValueError(f"{len(x)} rows are more than the {self.max_rows} that this network has room for")
             if len(self._batches) >= _MAX_CACHED_SIZES:
                 self._batches.clear()
-            batch = self._batches[rows] = self._make_batch(rows)
+            batch = self._batches[x.shape] = self._make_batch(len(x))
         return batch
 
     def _make_batch(self, rows: int) -> _Batch:
-        layers = []
-        for buffers in self._buffers:
-            activated = buffers.activated[:rows]
-            if buffers.mask is None:
-                layers.append(DenseBuffers(activated, None, activated))
-            else:
-                layers.append(DenseBuffers(activated, buffers.mask[:rows], buffers.outputs[:rows]))
-        gradients: list[Floats] = []
-        if self._spare:
-            for i, layer in enumerate(self.layers[:-1]):
-                units = layer.bias.size
-                gradients.append(self._spare[i % 2][: rows * units].reshape(rows, units))
-            gradients.append(layers[-1].outputs)  # the loss turns the outputs into their gradient in place
-        return _Batch(tuple(layers), tuple(gradients), self._ones[:rows])
+        outputs = self._outputs[: rows * self.loss.width].reshape(self.loss.width, rows).T  # the order that losses want
+        layers = (*(buffers.first(rows) for buffers in self._hidden), DenseBuffers(outputs, None, outputs))
+        gradients = self._make_gradients(layers)
+        evaluate: list[Operation] = []
+        forward: list[Operation] = []
+        backward: list[Operation] = []
+        masks: list[tuple[int, float, Floats]] = []
+        for i, (layer, buffers) in enumerate(zip(self.layers, layers, strict=True)):
+            if i:
+                evaluate.append(layer.multiply(layers[i - 1].activated, buffers.activated))
+                forward.append(layer.multiply(layers[i - 1].outputs, buffers.activated))
+            evaluate += layer.activate(buffers.activated)
+            forward += layer.activate(buffers.activated) + layer.drop(buffers)
+            if buffers.mask is not None:
+                masks.append((i, layer.dropout, buffers.mask))
+        for i in reversed(range(len(gradients))):
+            backward += self.layers[i].backward(layers[i], gradients[i], self._ones[:rows])
+            if i:
+                backward.append(self.layers[i].multiply_back(layers[i - 1].outputs, gradients[i]))
+        return _Batch(layers, evaluate, forward, masks, self.loss.bind(outputs), backward, next(iter(gradients), None))
+
+    def _make_gradients(self, layers: Sequence[DenseBuffers]) -> list[DenseGradients]:
+        """Those of each layer; none when the network computes none."""
+        made: list[DenseGradients] = []
+        below: Floats | None = None
+        for i, (weights, bias) in enumerate(self._gradient_views):
+            outputs = layers[i].outputs  # of the last layer: the loss turns them into their gradient in place
+            if i < len(layers) - 1:
+                outputs = self._spare[i % 2][: outputs.size].reshape(outputs.shape)
+            made.append(DenseGradients(outputs, weights, bias, below))
+            below = outputs
+        return made
 
 
 class Predictor:
@@ -195,16 +211,17 @@ class Predictor:
         Inputs near the limits of the dtype can give infinities. Raises ValueError for inputs that do not fit.
         """
         _check_inputs(x, self.inputs, self.dtype)
-        with _quiet():
+        with quiet():
             for layer in self._layers:
                 out = np.empty((len(x), layer.bias.size), self.dtype)
-                layer.apply(x, out)
+                for operation in (layer.multiply(x, out), *layer.activate(out)):
+                    operation()
                 x = out
         return x
 
     def predict(self, x: Floats) -> Floats:
         """What `outputs` says about the target: probabilities of the classes, or the outputs themselves."""
         outputs = self.outputs(x)
-        with _quiet():
+        with quiet():
             self._loss.predict(outputs, outputs)
         return outputs

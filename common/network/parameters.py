@@ -19,6 +19,9 @@ from common.schemas.training import NetworkShape
 Floats: TypeAlias = NDArray[np.floating]
 """An array of float32 (training, prediction) or float64 (checks of the arithmetic)."""
 
+GRAIN = 1024
+"""Numbers of the flat vector that are never split between servers: whole pages of memory."""
+
 
 class ParameterLayout:
     """Where every named array lies in the flat vector: back to back, in the order of the names."""

@@ -65,6 +65,8 @@ class Job(Record):
     finished_at: Time | None = None
     queue_position: int | None = None
     """0: next to start. Null when not queued."""
+    waiting_for: str | None = None
+    """Why a queued job does not start although others may; null when it only waits for its turn."""
     request: TrainingRequest
     """In full, every default filled in."""
     task: Task
@@ -96,6 +98,12 @@ class EpochMetrics(Record):
     train_loss: float
     validation_loss: float | None
     metrics: dict[str, float]
+    communication: float | None = None
+    """The share of the workers' time in which they waited or exchanged numbers instead of computing."""
+    staleness: tuple[int, ...] | None = None
+    """With bounded staleness: how many steps began 0, 1, 2, … steps ahead of the slowest worker."""
+    local_steps: float | None = None
+    """With local steps: how many were taken between two averages, in the mean."""
 
 
 class DryRun(Record):

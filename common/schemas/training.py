@@ -13,13 +13,17 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
-from common.schemas.choice import choice, not_supported_yet, only_default, word
+from common.schemas.choice import choice, only_default, word
 from common.schemas.models import Task
 from common.schemas.record import Listed, Record
 
 MAX_LAYERS = 64
 MAX_UNITS = 65_536
 MAX_WORKERS = 64
+MAX_SERVERS = 16
+MAX_REPRODUCIBLE_WORKERS = 8
+MAX_STALENESS = 1000
+MAX_LOCAL_STEPS = 1_000_000
 MAX_EPOCHS = 100_000
 MAX_BATCH = 1_000_000
 MAX_LABELS = 32
@@ -148,13 +152,17 @@ _schedule = BeforeValidator(
 
 
 class Regularization(Record):
-    """Penalties and limits on weights and gradients; none is built yet."""
+    """Penalties and limits on weights and gradients."""
 
     l1: Annotated[float, BeforeValidator(only_default(0))] = 0.0
     l2: Annotated[float, BeforeValidator(only_default(0))] = 0.0
     weight_decay: Annotated[float, BeforeValidator(only_default(0))] = 0.0
     max_norm: Annotated[None, BeforeValidator(only_default(None))] = None
-    clip_norm: Annotated[None, BeforeValidator(only_default(None))] = None
+    clip_norm: Annotated[float, Field(ge=1e-12, le=1e12)] | None = None
+    """The gradient is scaled down to this Euclidean norm, taken over all weights, where it is longer.
+
+    Pascanu et al. (ICML 2013). Of the averaged gradient in synchronous training, of each worker's own else.
+    """
     clip_value: Annotated[None, BeforeValidator(only_default(None))] = None
 
 
@@ -167,7 +175,8 @@ class Training(Record):
     shuffle: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Null: drawn, and shown in the job."""
-    reproducible: Annotated[bool, BeforeValidator(only_default(False))] = False
+    reproducible: bool = False
+    """The same bits for any number of workers, up to 8, and of servers, on machines of one kind; costs some speed."""
 
 
 class RandomSplit(Record):
@@ -204,28 +213,60 @@ class Stopping(Record):
     """Stop after so much training time, keeping the best weights so far."""
 
 
-class Synchrony(Record):
-    """How workers and server keep step with each other."""
+class Synchronous(Record):
+    """Every step waits for every worker; gradients are averaged by the weight of their rows.
+
+    Any number of workers follows the trajectory of one, up to the order of summation.
+    """
 
     kind: Literal["synchronous"] = "synchronous"
 
 
-class Cluster(Record):
-    """How many processes take part."""
+class BoundedStaleness(Record):
+    """The server applies each gradient when it comes; a fast worker may run ahead, up to a bound.
 
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 2
-    servers: Annotated[int, BeforeValidator(lambda v: _one_server(v))] = 1
-    synchrony: Annotated[Synchrony, BeforeValidator(choice(("synchronous",), ("bounded_staleness", "local_steps")))] = (
-        Synchrony()
+    Ho et al. (NeurIPS 2013). For workers of unequal speed; every worker's gradient is a step of its own.
+    """
+
+    kind: Literal["bounded_staleness"] = "bounded_staleness"
+    max_staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] = 4
+    """By how many steps a worker may be ahead of the slowest."""
+
+
+class LocalSteps(Record):
+    """Workers take steps of their own; then the server averages how far their weights have moved.
+
+    Communication is divided by the number of steps. McMahan et al. (AISTATS 2017); with momentum: Chen and Huo
+    (ICASSP 2016).
+    """
+
+    kind: Literal["local_steps"] = "local_steps"
+    steps: Annotated[int | Literal["auto"], BeforeValidator(lambda v: _local_steps(v))] = "auto"
+    """Between two averages; "auto": as few as keep communication under 5 % of the time, by measurement."""
+    outer_momentum: Share = 0.0
+    """Nesterov momentum of the averaged moves; 0: plain averaging. With W workers, up to 1 - 1/W is sensible."""
+
+
+def _local_steps(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_LOCAL_STEPS):
+        return value
+    raise PydanticCustomError(
+        "out_of_range", 'must be "auto" or a whole number from 1 to {most}', {"most": MAX_LOCAL_STEPS}
     )
 
 
-def _one_server(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
-        raise not_supported_yet("1")
-    if value != 1 or isinstance(value, bool):
-        raise PydanticCustomError("out_of_range", "must be a whole number of at least 1")
-    return value
+Synchrony = Annotated[Synchronous | BoundedStaleness | LocalSteps, Discriminator("kind")]
+_synchrony = BeforeValidator(choice(("synchronous", "bounded_staleness", "local_steps")))
+
+
+class Cluster(Record):
+    """How many processes take part, and how they keep step."""
+
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 2
+    """Processes that compute gradients, each on its part of every batch."""
+    servers: Annotated[int, Field(ge=1, le=MAX_SERVERS)] = 1
+    """Processes that the parameters are split over."""
+    synchrony: Annotated[Synchrony, _synchrony] = Synchronous()
 
 
 LabelText = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -244,8 +285,10 @@ class TrainingRequest(Record):
     """Null: classification for a text or boolean target, or for whole numbers with at most 20 distinct values;
     else regression."""
     features: Annotated[Listed[str], Field(min_length=1)] | None = None
-    """The columns to learn from; null: all but the target."""
-    weight_column: Annotated[None, BeforeValidator(only_default(None))] = None
+    """The columns to learn from; null: all but the target and the weights."""
+    weight_column: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A column of numbers, none below zero, that say how much each row counts in loss, gradients and metrics; it is no
+    feature. Null: all count alike."""
     columns: Annotated[dict[str, object], BeforeValidator(only_default({}))] = {}
     network: NetworkShape = NetworkShape()
     loss: Annotated[Loss, _loss] | None = None

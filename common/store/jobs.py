@@ -6,7 +6,7 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,6 +52,7 @@ class JobStore:
         self._client = client
         self._now = now
         self._submit = Script(client, "submit_job")
+        self._explain_wait = Script(client, "explain_wait")
         self._move = Script(client, "move_job")
         self._record = Script(client, "record_job")
         self._renew = Script(client, "renew_lease")
@@ -212,14 +213,21 @@ class JobStore:
     # What supervisors and runs do.
 
     @stored
-    def waiting(self) -> str | None:
-        """The id of the job that is next to start."""
-        while first := self._client.zrange(keys.QUEUE, 0, 0):
+    def waiting(self, too_large: Sequence[str] = ()) -> str | None:
+        """The id of the job that is next to start; the first of the queue may be known as `too_large`, in order."""
+        place = len(too_large)
+        while first := self._client.zrange(keys.QUEUE, place, place):
             job_id = text(first[0])
             if self._client.exists(keys.job(job_id)):
                 return job_id
             self._client.zrem(keys.QUEUE, job_id)  # removed by hand: nothing may wait behind it for good
         return None
+
+    @stored
+    def explain_wait(self, job_id: str, reason: str) -> None:
+        """Says in the job, and once in its events, why it does not start."""
+        event = to_json({"message": reason})
+        self._explain_wait([keys.job(job_id), keys.job_events(job_id)], [reason, self._time(), event])
 
     @stored
     def claim(self, job_id: str) -> Claim | None:
@@ -488,6 +496,7 @@ def _read(fields: object, rank: object) -> Job:
                 "attempt": int(known["attempt"]),
                 "created_at": known["created_at"],
                 "queue_position": rank,
+                "waiting_for": known.get("waiting_for"),
                 "request": json.loads(known["request"]),
                 "task": known["task"],
                 "labels": json.loads(known["labels"]),

@@ -33,7 +33,7 @@ def segments(pid: int) -> dict[str, str]:
     """The anonymous segments that a process maps: inode -> how."""
     found = {}
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        if match := re.match(r"\S+ (\S+) \S+ \S+ (\d+)\s+/memfd:chainrule", line):
+        if match := re.match(r"\S+ (\S+) \S+ \S+ (\d+)\s+/memfd:chainrule \(deleted\)", line):
             found[match[2]] = match[1]
     return found
 

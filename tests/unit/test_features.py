@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -22,7 +23,7 @@ from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
 from common.features.moments import mean_and_std
 from common.features.split import split_rows
-from common.features.table import Coded, Table, code_values, read_labels, read_table
+from common.features.table import Coded, StoredTable, Table, code_values
 from common.features.target import ClassTarget, NumberTarget, fit_target, target_from_document
 from common.schemas.training import NoSplit, RandomSplit
 
@@ -346,6 +347,30 @@ def test_rows_are_encoded_in_chunks_without_a_seam(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(encoder.encode(table), whole)
 
 
+@settings(max_examples=100, deadline=None)
+@given(tables(), st.integers(1, 60))
+def test_parts_of_an_encoder_make_the_parts_of_its_matrix(
+    columns: dict[str, tuple[FeatureKind, Cells]], numbers: int
+) -> None:
+    encoder, table = fit(columns), table_of(columns)
+    whole, names = encoder.encode(table), list[str]()
+    found = np.full_like(whole, np.nan)
+    for places, part_names, part in encoder.parts(numbers):
+        assert part.width <= max(numbers, encoder.widest)
+        assert part.width <= numbers or len(part_names) == 1
+        found[:, places] = part.encode({name: table[name] for name in part_names})
+        names += part_names
+    np.testing.assert_array_equal(found, whole)
+    assert names == list(columns)
+
+
+def test_the_rows_of_a_part_of_a_table_keep_their_numbers() -> None:
+    encoder = fit({"y": ("numeric", [0.0, 1e-200])})
+    with pytest.raises(Invalid) as caught:
+        encoder.encode({"y": np.array([0.0, 1.0])}, first_row=40)
+    assert caught.value.faults[0].pointer == "row 42, column y"
+
+
 # Tables
 
 
@@ -353,22 +378,64 @@ def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
     frame = pl.DataFrame({"n": [1, None, 3], "f": [0.5, None, 2.5], "b": [True, None, False], "c": ["y", None, "x"]})
     frame = frame.with_columns(pl.lit("2020-01-01").str.to_date().alias("day"))
     frame.write_parquet(tmp_path / "t.parquet")
-    table = read_table(tmp_path / "t.parquet", ["c", "b", "f", "n"])
+    table = StoredTable(tmp_path / "t.parquet", ["c", "b", "f", "n"])
+    assert table.rows == 3
+    assert len(table) == 4
     assert list(table) == ["c", "b", "f", "n"]
     np.testing.assert_array_equal(table["n"], [1, math.nan, 3])
     np.testing.assert_array_equal(table["b"], [1, math.nan, 0])
-    assert isinstance(table["c"], Coded)
-    assert table["c"].values == ("x", "y")
-    assert table["c"].codes.tolist() == [1, -1, 0]
+    column = table["c"]
+    assert isinstance(column, Coded)
+    assert column.values == ("x", "y")
+    assert column.codes.tolist() == [1, -1, 0]
     for name in ("day", "nowhere"):
         with pytest.raises(BadData, match=name):
-            read_table(tmp_path / "t.parquet", [name])
+            StoredTable(tmp_path / "t.parquet", [name])[name]
+        with pytest.raises(BadData, match=name):
+            table.read([name])
+
+
+@pytest.mark.parametrize("cells", [1, 7, 1 << 20])
+def test_columns_are_read_by_their_own_names_however_many_are_read_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    monkeypatch.setattr("common.features.table._CELLS", cells)
+    names = ["*", "^a.*$", "ab", "[x]", "", "é", "a b"]
+    frame = pl.DataFrame({name: np.array([place, place + 0.5]) for place, name in enumerate(names)})
+    frame.write_parquet(tmp_path / "[t]*.parquet")
+    table = StoredTable(tmp_path / "[t]*.parquet", names)
+    for place in [*range(7), 6, 3, 0, 5]:
+        np.testing.assert_array_equal(table[names[place]], [place, place + 0.5])
+    read = table.read(names[::-1], 1, 2)
+    assert list(read) == names[::-1]
+    np.testing.assert_array_equal([read[name] for name in names], [[place + 0.5] for place in range(7)])
+
+
+@given(st.lists(st.sampled_from(["b", "", "a", "🙂", None]) | st.none(), max_size=40), st.data())
+def test_a_part_of_the_rows_is_that_part_of_the_column(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str | None], data: st.DataObject
+) -> None:
+    numbers = [None if text is None else float(len(text) + place) for place, text in enumerate(texts)]
+    file = tmp_path_factory.mktemp("rows") / "t.parquet"
+    columns = {"t": pl.Series(texts, dtype=pl.String), "n": pl.Series(numbers, dtype=pl.Float64)}
+    pl.DataFrame(columns).write_parquet(file, row_group_size=7)
+    table = StoredTable(file, ["t", "n"])
+    stop = data.draw(st.integers(0, len(texts)))
+    start = data.draw(st.integers(0, stop))
+    read = table.read(["t", "n"], start, stop)
+    coded, labels = read["t"], table.labels("n", start, stop)
+    assert isinstance(coded, Coded)
+    assert [None if code < 0 else coded.values[code] for code in coded.codes] == texts[start:stop]
+    assert list(coded.values) == sorted({text for text in texts[start:stop] if text is not None})
+    assert [None if code < 0 else labels.values[code] for code in labels.codes] == numbers[start:stop]
+    np.testing.assert_array_equal(read["n"], np.array(numbers[start:stop], np.float64))
 
 
 def test_labels_keep_their_type(tmp_path: Path) -> None:
     frame = pl.DataFrame({"i": [7, None, -3], "b": [True, False, None], "s": ["b", "a", "b"], "w": [2.0, 1.0, None]})
     frame.with_columns(f=pl.Series([0.5, 1.0, 2.0])).write_parquet(tmp_path / "t.parquet")
-    labels = {name: read_labels(tmp_path / "t.parquet", name) for name in "ibsw"}
+    table = StoredTable(tmp_path / "t.parquet", [])
+    labels = {name: table.labels(name) for name in "ibsw"}
     assert {name: coded.values for name, coded in labels.items()} == {
         "i": (-3, 7),
         "b": (False, True),
@@ -378,7 +445,7 @@ def test_labels_keep_their_type(tmp_path: Path) -> None:
     assert labels["i"].codes.tolist() == [1, -1, 0]
     assert [type(coded.values[0]) for coded in labels.values()] == [int, bool, str, int]
     with pytest.raises(BadData, match="not whole"):
-        read_labels(tmp_path / "t.parquet", "f")
+        table.labels("f")
 
 
 # Targets
@@ -474,6 +541,25 @@ def test_a_split_is_a_partition_of_the_labelled_rows_true_to_each_class(
         count, drawn = int((codes == code).sum()), int((codes[validation_rows] == code).sum())
         assert abs(drawn - fraction * count) <= 1 + 1e-9
         assert drawn < count
+
+
+@given(st.lists(st.integers(-1, 3), min_size=2, max_size=200), st.booleans(), st.integers(0, 1000))
+def test_the_first_rows_of_a_shuffle_are_drawn_class_by_class(codes: list[int], stratify: bool, seed: int) -> None:
+    known = [row for row, code in enumerate(codes) if code >= 0]
+    groups = [[row for row in known if codes[row] == code] for code in range(4)] if stratify else [known]
+    counts = [min(int(len(group) * 0.3 + 0.5), max(len(group) - 1, 0)) for group in groups]
+    hypothesis.assume(sum(counts) > 0)
+    shuffled = [known[place] for place in np.random.default_rng([seed, 0x5B117]).permutation(len(known))]
+    expected = sorted(
+        row
+        for group, count in zip(groups, counts, strict=True)
+        for row in [row for row in shuffled if row in group][:count]
+    )
+    for piece in (3, 1 << 16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("common.features.split._PIECE", piece)
+            drawn = split_rows(np.array(codes), RandomSplit(fraction=0.3, stratify=stratify), seed)[1]
+        assert drawn.tolist() == expected
 
 
 def test_every_row_is_drawn_as_often_as_any_other_and_seeds_differ() -> None:

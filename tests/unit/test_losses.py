@@ -10,40 +10,63 @@ import pytest
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from common.network.losses import CrossEntropy, MeanSquaredError, make_loss
+from common.network.losses import CrossEntropy, Loss, MeanSquaredError, make_loss
+from common.network.parameters import Floats
 from common.schemas import training
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
+def forward_backward(
+    loss: Loss, outputs: Floats, targets: NDArray[Any], weights: Floats | None = None
+) -> tuple[float, Floats]:
+    """The loss in training and its gradient."""
+    gradient = outputs.copy(order="F")
+    return loss.bind(gradient).forward_backward(targets, weights), gradient
+
+
+def weights_of(rows: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    weights = generator.uniform(0, 3, rows) * generator.integers(0, 2, rows)
+    weights[0] = 1.5  # scikit-learn divides by their sum
+    return weights
+
+
 @quick
-@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**32))
-def test_cross_entropy_equals_scikit_learns_log_loss(rows: int, classes: int, seed: int) -> None:
+@given(st.integers(1, 30), st.integers(2, 6), st.booleans(), st.integers(0, 2**32))
+def test_cross_entropy_equals_scikit_learns_log_loss(rows: int, classes: int, weighted: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 3, (rows, classes))
     targets = generator.integers(0, classes, rows)
-    loss = CrossEntropy(classes, rows, np.float64)
+    weights = weights_of(rows, generator) if weighted else None
+    loss = CrossEntropy(classes, np.float64)
     probabilities = np.empty_like(logits)
     loss.predict(logits, probabilities)
-    expected = sklearn.metrics.log_loss(targets, probabilities, labels=np.arange(classes), normalize=False)
-    assert loss.forward(logits, targets) == pytest.approx(expected, rel=1e-10)
-    gradient = np.empty_like(logits)
-    assert loss.forward_backward(logits, targets, gradient) == pytest.approx(expected, rel=1e-10)
-    np.testing.assert_allclose(gradient, probabilities - np.eye(classes)[targets], atol=1e-12)
+    expected = sklearn.metrics.log_loss(
+        targets, probabilities, labels=np.arange(classes), normalize=False, sample_weight=weights
+    )
+    assert loss.forward(logits, targets, weights) == pytest.approx(expected, rel=1e-10)
+    trained, gradient = forward_backward(loss, logits, targets, weights)
+    assert trained == pytest.approx(expected, rel=1e-10)
+    factors = np.ones((rows, 1)) if weights is None else weights[:, np.newaxis]
+    np.testing.assert_allclose(gradient, factors * (probabilities - np.eye(classes)[targets]), atol=1e-12)
 
 
 @quick
-@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 2**32))
-def test_mean_squared_error_equals_scikit_learns(rows: int, width: int, seed: int) -> None:
+@given(st.integers(1, 30), st.integers(1, 4), st.booleans(), st.integers(0, 2**32))
+def test_mean_squared_error_equals_scikit_learns(rows: int, width: int, weighted: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)
     outputs, targets = generator.normal(size=(2, rows, width))
-    loss = MeanSquaredError(width, rows, np.float64)
-    expected = rows * sklearn.metrics.mean_squared_error(targets, outputs)
-    gradient = np.empty_like(outputs)
-    assert loss.forward(outputs, targets) == pytest.approx(expected, rel=1e-12)
-    assert loss.forward_backward(outputs, targets, gradient) == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(gradient, 2 * (outputs - targets) / width, rtol=1e-12)
+    weights = weights_of(rows, generator) if weighted else None
+    loss = MeanSquaredError(width, np.float64)
+    total = rows if weights is None else weights.sum()
+    expected = total * sklearn.metrics.mean_squared_error(targets, outputs, sample_weight=weights)
+    assert loss.forward(outputs, targets, weights) == pytest.approx(expected, rel=1e-12)
+    trained, gradient = forward_backward(loss, outputs, targets, weights)
+    assert trained == pytest.approx(expected, rel=1e-12)
+    factors = np.ones((rows, 1)) if weights is None else weights[:, np.newaxis]
+    np.testing.assert_allclose(gradient, factors * 2 * (outputs - targets) / width, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -51,24 +74,45 @@ def test_extreme_logits_give_the_exact_finite_loss(dtype: type[np.floating]) -> 
     logits = np.array([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4], [-1e4, -1e4]], dtype)
     targets = np.array([0, 0, 1, 0])
     expected = 0 + 2e4 + 2 * math.log(2)
-    loss = CrossEntropy(2, 4, dtype)
-    gradient = np.empty_like(logits)
+    loss = CrossEntropy(2, dtype)
     assert loss.forward(logits, targets) == pytest.approx(expected, rel=1e-6)
-    assert loss.forward_backward(logits, targets, gradient) == pytest.approx(expected, rel=1e-6)
+    trained, gradient = forward_backward(loss, logits, targets)
+    assert trained == pytest.approx(expected, rel=1e-6)
     np.testing.assert_array_equal(gradient, [[0, 0], [-1, 1], [0.5, -0.5], [-0.5, 0.5]])
     loss.predict(logits, gradient)
     np.testing.assert_array_equal(gradient, [[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]])
 
 
-@pytest.mark.parametrize("spec", [training.CrossEntropy(), training.MeanSquaredError()], ids=lambda s: s.kind)
-def test_the_gradient_may_take_the_place_of_the_outputs(spec: Any) -> None:
+def test_a_loss_adds_up_in_float64() -> None:
+    rows = 300_000
+    outputs, targets = np.full((rows, 1), 0.1, np.float32), np.zeros((rows, 1), np.float32)
+    weights = np.full(rows, 0.1, np.float32)
+    row = float(np.float32(0.1) * np.float32(0.1))
+    loss = MeanSquaredError(1, np.float32)
+    assert loss.forward(outputs, targets) == pytest.approx(rows * row, rel=1e-12)
+    assert loss.forward(outputs, targets, weights) == pytest.approx(rows * row * float(weights[0]), rel=1e-12)
+
+
+SPECS = [training.CrossEntropy(), training.MeanSquaredError()]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
+def test_a_bound_loss_reads_what_its_outputs_hold_at_each_call(spec: Any) -> None:
     generator = np.random.default_rng(0)
-    outputs = generator.normal(size=(6, 3))
-    targets = generator.integers(0, 3, 6) if spec.kind == "cross_entropy" else generator.normal(size=(6, 3))
-    loss = make_loss(spec, 3, 10, np.float64)
-    gradient, same = np.empty_like(outputs), outputs.copy()
-    assert loss.forward_backward(outputs, targets, gradient) == loss.forward_backward(same, targets, same)
-    assert np.array_equal(gradient, same)
+    outputs = np.empty((6, 3), order="F")
+    loss = make_loss(spec, 3, np.float64)
+    bound = loss.bind(outputs)
+    for _ in range(2):
+        outputs[:] = generator.normal(size=(6, 3))
+        targets = generator.integers(0, 3, 6) if spec.kind == "cross_entropy" else generator.normal(size=(6, 3))
+        expected, gradient = forward_backward(loss, outputs, targets)
+        assert bound.forward_backward(targets) == expected
+        assert np.array_equal(outputs, gradient)
+
+
+def test_a_loss_is_not_bound_to_outputs_in_another_order() -> None:
+    with pytest.raises(ValueError, match="copy"):
+        CrossEntropy(3, np.float64).bind(np.zeros((6, 3)))
 
 
 @pytest.mark.parametrize(
@@ -77,28 +121,49 @@ def test_the_gradient_may_take_the_place_of_the_outputs(spec: Any) -> None:
     ids=["too large", "negative", "int32", "too few", "two dimensions"],
 )
 def test_targets_that_are_no_classes_are_refused(targets: Any) -> None:
-    loss = CrossEntropy(3, 2, np.float64)
-    outputs = np.zeros((2, 3))
+    loss = CrossEntropy(3, np.float64)
     with pytest.raises(ValueError, match="target"):
-        loss.forward_backward(outputs, targets, outputs)
+        loss.check(2, targets)
     with pytest.raises(ValueError, match="target"):
-        loss.forward(outputs, targets)
+        loss.forward(np.zeros((2, 3)), targets)
+    if targets.shape != (2,) or targets.dtype != np.int64:
+        with pytest.raises(ValueError, match="target"):
+            forward_backward(loss, np.zeros((2, 3)), targets)
 
 
 def test_targets_of_another_shape_or_dtype_than_the_outputs_are_refused() -> None:
-    loss = MeanSquaredError(1, 2, np.float32)
+    loss = MeanSquaredError(1, np.float32)
     outputs = np.zeros((2, 1), np.float32)
-    with pytest.raises(ValueError, match="shape"):
-        loss.forward_backward(outputs, np.zeros(2, np.float32), outputs)  # would broadcast to (2, 2)
-    with pytest.raises(ValueError, match="float32"):
-        loss.forward(outputs, np.zeros((2, 1)))
+    for targets, message in ((np.zeros(2, np.float32), "shape"), (np.zeros((2, 1)), "float32")):
+        with pytest.raises(ValueError, match=message):
+            forward_backward(loss, outputs, targets)  # the first would broadcast to (2, 2)
+        with pytest.raises(ValueError, match=message):
+            loss.forward(outputs, targets)
+        with pytest.raises(ValueError, match=message):
+            loss.check(2, targets)
 
 
-@pytest.mark.parametrize("spec", [training.CrossEntropy(), training.MeanSquaredError()], ids=lambda s: s.kind)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
+@pytest.mark.parametrize("weights", [np.ones(3, np.float32), np.ones((2, 1), np.float32), np.ones(2)])
+def test_weights_of_another_shape_or_dtype_are_refused(spec: Any, weights: Any) -> None:
+    loss = make_loss(spec, 1, np.float32)
+    outputs = np.zeros((2, 1), np.float32)
+    targets = np.zeros(2, np.int64) if spec.kind == "cross_entropy" else outputs
+    with pytest.raises(ValueError, match="2 float32 weights"):
+        forward_backward(loss, outputs, targets, weights)
+    with pytest.raises(ValueError, match="2 float32 weights"):
+        loss.forward(outputs, targets, weights)
+    with pytest.raises(ValueError, match="2 float32 weights"):
+        loss.check(2, targets, weights)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
 def test_no_rows_have_no_loss(spec: Any) -> None:
-    loss = make_loss(spec, 3, 4, np.float32)
+    loss = make_loss(spec, 3, np.float32)
     outputs = np.empty((0, 3), np.float32)
     targets = np.empty(0, np.int64) if spec.kind == "cross_entropy" else outputs
-    assert loss.forward_backward(outputs, targets, outputs) == 0
+    loss.check(0, targets)
+    assert forward_backward(loss, outputs, targets)[0] == 0
     assert loss.forward(outputs, targets) == 0
+    assert loss.forward(outputs, targets, np.empty(0, np.float32)) == 0
     loss.predict(outputs, outputs)

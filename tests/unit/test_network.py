@@ -21,9 +21,12 @@ from common.network.activations import ACTIVATIONS
 from common.network.dropout import DropoutMasks
 from common.network.initializers import initialize
 from common.network.network import Network, Predictor
+from common.network.operations import Operation
 from common.network.parameters import Floats, ParameterLayout, network_layout, parameter_count
+from common.network.quiet import quiet
 from common.network.saved import weights_from_bytes, weights_to_bytes
-from common.schemas.training import CrossEntropy, Dense, Loss, MeanSquaredError, NetworkShape
+from common.schemas.training import Adam, CrossEntropy, Dense, Loss, MeanSquaredError, NetworkShape, Sgd
+from worker.optimizers import make_optimizer
 
 LOSSES: tuple[Loss, ...] = (CrossEntropy(), MeanSquaredError())
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -41,6 +44,7 @@ class Case:
     x: NDArray[np.float64]
     targets: NDArray[Any]
     masks_seed: int
+    weights: NDArray[np.float64] | None = None
 
     def network(self, dtype: type[np.floating] = np.float64, max_rows: int | None = None) -> Network:
         parameters = self.parameters.astype(dtype)
@@ -57,8 +61,13 @@ class Case:
     def masks(self) -> DropoutMasks:
         return DropoutMasks(self.masks_seed, epoch=3)
 
+    def gradients(self, network: Network) -> float:
+        return network.gradients(self.x, self.targets, self.masks(), weights=self.weights)
 
-def make_case(shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: int, seed: int) -> Case:
+
+def make_case(
+    shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: int, seed: int, *, weighted: bool = False
+) -> Case:
     generator = np.random.default_rng(seed)
     parameters = np.empty(parameter_count(shape, inputs, outputs))
     initialize(shape, inputs, outputs, generator, parameters)
@@ -67,7 +76,8 @@ def make_case(shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: 
     targets = (
         generator.integers(0, outputs, rows) if loss.kind == "cross_entropy" else generator.normal(size=(rows, outputs))
     )
-    return Case(shape, inputs, outputs, loss, parameters, x, targets, seed)
+    weights = generator.uniform(0, 3, rows) * generator.integers(0, 2, rows) if weighted else None
+    return Case(shape, inputs, outputs, loss, parameters, x, targets, seed, weights)
 
 
 @st.composite
@@ -85,11 +95,12 @@ def cases(draw: st.DrawFn, dropout: tuple[float, ...] = (0.0,)) -> Case:
         loss=draw(st.sampled_from(LOSSES)),
         rows=draw(st.sampled_from((1, 2, 3, 7))),
         seed=draw(st.integers(0, 2**32)),
+        weighted=draw(st.booleans()),
     )
 
 
 def oracle(case: Case, masks: list[NDArray[np.float64] | None], smallest: list[float]) -> Callable[[Any], Any]:
-    """The summed loss as a function of the flat vector, written anew in autograd's terms."""
+    """The weighted sum of the losses as a function of the flat vector, written anew in autograd's terms."""
 
     def loss(vector: Any) -> Any:
         value, start, width = case.x, 0, case.inputs
@@ -110,9 +121,11 @@ def oracle(case: Case, masks: list[NDArray[np.float64] | None], smallest: list[f
             if i < len(masks) and masks[i] is not None:
                 value = value * masks[i]
         if case.loss.kind == "mse":
-            return anp.sum((value - case.targets) ** 2) / case.outputs
-        total = anp.sum(anp.log(anp.sum(anp.exp(value), axis=1)))
-        return total - anp.sum(value[np.arange(len(case.x)), case.targets])
+            losses = anp.sum((value - case.targets) ** 2, axis=1) / case.outputs
+        else:
+            chosen = value[np.arange(len(case.x)), case.targets]
+            losses = anp.log(anp.sum(anp.exp(value), axis=1)) - chosen
+        return anp.sum(losses if case.weights is None else losses * case.weights)
 
     return loss
 
@@ -149,9 +162,7 @@ def largest_error(ours: Floats, theirs: Floats) -> float:
 def test_gradients_equal_those_of_an_autodiff_library(case: Case) -> None:
     network = case.network()
     loss = oracle(case, masks_of(case), [])
-    assert network.gradients(case.x, case.targets, case.masks()) == pytest.approx(
-        float(loss(case.parameters)), rel=1e-12, abs=1e-12
-    )
+    assert case.gradients(network) == pytest.approx(float(loss(case.parameters)), rel=1e-12, abs=1e-12)
     assert network.gradient is not None
     assert largest_error(network.gradient, autograd.grad(loss)(case.parameters)) < 1e-10
 
@@ -164,11 +175,11 @@ def test_gradients_equal_central_differences_of_the_loss(case: Case) -> None:
     if min(smallest) < 1e-4:
         return  # a difference across the kink of relu says nothing about the slope on either side
     network = case.network()
-    network.gradients(case.x, case.targets, case.masks())
+    case.gradients(network)
     assert network.gradient is not None
     gradient = network.gradient.copy()
     probe = case.network()
-    slopes = central_differences(lambda: probe.gradients(case.x, case.targets, case.masks()), probe.parameters)
+    slopes = central_differences(lambda: case.gradients(probe), probe.parameters)
     assert largest_error(gradient, slopes) < 1e-6
 
 
@@ -177,8 +188,10 @@ def test_gradients_equal_central_differences_of_the_loss(case: Case) -> None:
 def test_float32_gradients_are_close_to_float64_ones(case: Case) -> None:
     exact, rounded = case.network(), case.network(np.float32)
     targets = case.targets if case.loss.kind == "cross_entropy" else case.targets.astype(np.float32)
-    loss = exact.gradients(case.x, case.targets, case.masks())
-    assert rounded.gradients(case.x.astype(np.float32), targets, case.masks()) == pytest.approx(loss, rel=1e-4)
+    weights = None if case.weights is None else case.weights.astype(np.float32)
+    loss = case.gradients(exact)
+    rounded_loss = rounded.gradients(case.x.astype(np.float32), targets, case.masks(), weights=weights)
+    assert rounded_loss == pytest.approx(loss, rel=1e-4, abs=1e-6)
     assert exact.gradient is not None
     assert rounded.gradient is not None
     assert rounded.gradient.dtype == np.float32
@@ -193,13 +206,40 @@ def test_gradients_of_unequal_parts_of_a_batch_add_up_to_the_whole(case: Case, d
     network, part = case.network(), case.network()
     assert network.gradient is not None
     assert part.gradient is not None
-    loss = network.gradients(case.x, case.targets, case.masks())
+    loss = case.gradients(network)
     total, total_loss = np.zeros_like(network.gradient), 0.0
     for first, last in zip([0, *cuts], [*cuts, rows], strict=True):
-        total_loss += part.gradients(case.x[first:last], case.targets[first:last], case.masks(), first)
+        weights = None if case.weights is None else case.weights[first:last]
+        total_loss += part.gradients(case.x[first:last], case.targets[first:last], case.masks(), first, weights)
         total += part.gradient
     assert total_loss == pytest.approx(loss, rel=1e-12, abs=1e-12)
     assert largest_error(total, network.gradient) < 1e-12
+
+
+@quick
+@given(cases())  # without dropout: a repeated row would get a mask of its own
+def test_a_row_of_weight_two_counts_like_two_rows_and_one_of_weight_zero_not_at_all(case: Case) -> None:
+    rows = len(case.x)
+    case.weights = (np.arange(rows) % 3).astype(np.float64)
+    twice = np.repeat(np.arange(rows), np.arange(rows) % 3)
+    network, repeated = case.network(), case.network(max_rows=2 * rows)
+    repeated_loss = repeated.gradients(case.x[twice], case.targets[twice])
+    assert case.gradients(network) == pytest.approx(repeated_loss, rel=1e-12, abs=1e-12)
+    assert network.gradient is not None
+    assert repeated.gradient is not None
+    assert largest_error(network.gradient, repeated.gradient) < 1e-12
+
+
+def test_weights_of_one_step_are_forgotten_in_the_next() -> None:
+    for loss in LOSSES:
+        case = make_case(NetworkShape(), 3, 2, loss, rows=5, seed=1, weighted=True)
+        network, fresh = case.network(), case.network()
+        case.gradients(network)
+        case.weights = None
+        assert case.gradients(network) == case.gradients(fresh)
+        assert network.gradient is not None
+        assert fresh.gradient is not None
+        assert np.array_equal(network.gradient, fresh.gradient)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -207,15 +247,22 @@ def test_gradients_of_unequal_parts_of_a_batch_add_up_to_the_whole(case: Case, d
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 def test_a_step_allocates_no_arrays(activation: Any, loss: Loss, dropout: float) -> None:
     layers = tuple(Dense(units=units, activation=activation, dropout=dropout) for units in (9, 16))
-    case = make_case(NetworkShape(layers=layers), 8, 3, loss, rows=8192, seed=1)
+    case = make_case(NetworkShape(layers=layers), 8, 3, loss, rows=8192, seed=1, weighted=True)
+    weights = case.weights
+    assert weights is not None
     network = case.network()
+    assert network.gradient is not None
+    optimizers = [make_optimizer(spec, case.parameters, network.gradient) for spec in (Adam(), Sgd(momentum=0.9))]
     masks = case.masks()
     sizes = (8192, 8000)
 
     def steps() -> None:
         for rows in sizes:
             network.gradients(case.x[:rows], case.targets[:rows], masks, 5)
+            network.gradients(case.x[:rows], case.targets[:rows], masks, 5, weights[:rows])
             network.outputs(case.x[:rows])
+            for optimizer in optimizers:
+                optimizer.step(1 / rows)
 
     steps()
     # Where numpy broadcasts or converts, it works through a buffer of its own of 8192 numbers, however large
@@ -245,6 +292,7 @@ def test_no_rows_give_a_zero_gradient_and_no_loss() -> None:
     case = make_case(NetworkShape(), 3, 2, CrossEntropy(), rows=4, seed=1)
     network = case.network()
     assert network.gradients(case.x[:0], case.targets[:0]) == 0
+    assert network.gradients(case.x[:0], case.targets[:0], weights=np.empty(0)) == 0
     assert network.gradient is not None
     assert not network.gradient.any()
     assert network.outputs(case.x[:0]).shape == (0, 2)
@@ -257,8 +305,9 @@ def test_evaluation_and_prediction_agree_and_know_no_dropout(case: Case) -> None
     predictor = Predictor(case.shape, case.inputs, case.outputs, case.loss, case.parameters)
     outputs = network.outputs(case.x)
     np.testing.assert_allclose(predictor.outputs(case.x), outputs, rtol=1e-12, atol=1e-12)
+    weighted_loss = network.loss.forward(outputs, case.targets, case.weights)
+    assert weighted_loss == pytest.approx(float(oracle(case, [], [])(case.parameters)), rel=1e-12, abs=1e-12)
     loss = network.loss.forward(outputs, case.targets)
-    assert loss == pytest.approx(float(oracle(case, [], [])(case.parameters)), rel=1e-12, abs=1e-12)
     predicted = predictor.predict(case.x)
     if case.loss.kind == "cross_entropy":
         np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-12)
@@ -305,7 +354,8 @@ def test_a_diverged_network_says_so_in_its_loss_without_a_warning() -> None:
     case = make_case(NetworkShape(), 4, 3, CrossEntropy(), rows=5, seed=3)
     case.parameters *= 1e30
     network = case.network(np.float32)
-    assert not np.isfinite(network.gradients(case.x.astype(np.float32), case.targets))
+    with quiet():
+        assert not np.isfinite(network.gradients(case.x.astype(np.float32), case.targets))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -319,6 +369,11 @@ def test_what_does_not_fit_is_refused() -> None:
         network.outputs(case.x.astype(np.float32))
     with pytest.raises(ValueError, match="6 rows are more than the 5"):
         network.outputs(np.zeros((6, 4)))
+    for weights in (np.ones(4), np.ones((5, 1)), np.ones(5, np.float32)):
+        with pytest.raises(ValueError, match="5 float64 weights"):
+            network.gradients(case.x, case.targets, case.masks(), weights=weights)
+    with pytest.raises(ValueError, match="5 int64 targets"):
+        network.gradients(case.x, case.targets[:4], case.masks())
     with pytest.raises(ValueError, match="contiguous vector"):
         Network(case.shape, 4, 3, case.loss, max_rows=5, parameters=np.zeros(7))
     with pytest.raises(ValueError, match="the gradient is float32"):
@@ -376,30 +431,46 @@ def test_an_empty_layout_has_no_parameters() -> None:
 # Activations
 
 
+def run(operations: list[Operation]) -> None:
+    with quiet():
+        for operation in operations:
+            operation()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_stay_finite_far_from_zero(name: str, dtype: type[np.floating]) -> None:
-    z = np.array([-1e30, -1e4, -100, -89, 0, 89, 100, 1e4, 1e30], dtype)
+    z = np.array([-1e30, -1e4, -1000, -100, -89, 0, 89, 100, 1e4, 1e30], dtype)
+    activation = ACTIVATIONS[name](dtype)
     out = np.empty_like(z)
-    ACTIVATIONS[name].forward(z, out)
+    run(activation.forward(z, out))
+    assert out.dtype == dtype
     assert np.isfinite(out).all()
     gradient = np.ones_like(z)
-    ACTIVATIONS[name].backward(out, gradient, np.empty_like(z))
+    run(activation.backward(out, gradient, np.empty_like(z)))
     assert np.isfinite(gradient).all()
     limits = {"sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, 1e30), "identity": (-1e30, 1e30)}
     np.testing.assert_allclose(out[[0, -1]], limits[name], atol=1e-30, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_pass_on_what_is_no_number(name: str) -> None:
+    z = np.array([np.nan, -np.nan, 1.0])
+    run(ACTIVATIONS[name](np.float64).forward(z, z))
+    assert list(np.isnan(z)) == [True, True, False]
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_work_in_place(name: str) -> None:
+    activation = ACTIVATIONS[name](np.float64)
     z = np.random.default_rng(0).normal(size=(5, 3))
     output, gradient = np.empty_like(z), np.ones_like(z)
-    ACTIVATIONS[name].forward(z, output)
-    ACTIVATIONS[name].backward(output, gradient, np.empty_like(z))
+    run(activation.forward(z, output))
+    run(activation.backward(output, gradient, np.empty_like(z)))
     same, same_gradient = z.copy(), np.ones_like(z)
-    ACTIVATIONS[name].forward(same, same)
+    run(activation.forward(same, same))
     assert np.array_equal(same, output)
-    ACTIVATIONS[name].backward(same, same_gradient, same)
+    run(activation.backward(same, same_gradient, same))
     assert np.array_equal(same_gradient, gradient)
 
 

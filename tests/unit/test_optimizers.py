@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import worker.optimizers
+from common.network.quiet import quiet
 from common.schemas.training import Adam, Optimizer, Sgd
 from worker.optimizers import make_optimizer
 
@@ -55,67 +55,111 @@ def some_steps(seed: int, size: int, steps: int) -> tuple[NDArray[np.float64], N
 @given(specs, st.integers(0, 2**32), st.integers(1, 12))
 def test_every_parameter_follows_the_papers_formula(spec: Optimizer, seed: int, steps: int) -> None:
     parameters, gradients = some_steps(seed, 9, steps)
-    start = parameters.copy()
-    optimizer = make_optimizer(spec, 9, np.float64)
-    for gradient in gradients:
-        optimizer.step(parameters, gradient)
+    start, gradient = parameters.copy(), np.empty(9)
+    optimizer = make_optimizer(spec, parameters, gradient)
+    for gradient[:] in gradients:
+        optimizer.step()
+    assert optimizer.steps == steps
     expected = [by_hand(spec, start[i], list(gradients[:, i])) for i in range(9)]
     np.testing.assert_allclose(parameters, expected, rtol=1e-11, atol=1e-11)
 
 
 @quick
-@given(specs, st.integers(0, 2**32))
-def test_float32_stays_close_to_float64(spec: Optimizer, seed: int) -> None:
+@given(specs, st.integers(0, 2**32), st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=12))
+def test_a_scaled_sum_moves_the_parameters_like_the_mean(spec: Optimizer, seed: int, scales: list[float]) -> None:
+    parameters, gradients = some_steps(seed, 9, len(scales))
+    start, gradient = parameters.copy(), np.empty(9)
+    optimizer = make_optimizer(spec, parameters, gradient)
+    for scale, mean in zip(scales, gradients, strict=True):
+        gradient[:] = mean / scale
+        optimizer.step(scale)
+    expected = [by_hand(spec, start[i], list(gradients[:, i])) for i in range(9)]
+    np.testing.assert_allclose(parameters, expected, rtol=1e-10, atol=1e-10)
+
+
+@quick
+@given(specs, st.integers(0, 2**32), st.booleans())
+def test_float32_stays_close_to_float64(spec: Optimizer, seed: int, scaled: bool) -> None:
     exact, gradients = some_steps(seed, 50, 10)
-    rounded = exact.astype(np.float32)
-    start = exact.copy()
-    optimizers = make_optimizer(spec, 50, np.float64), make_optimizer(spec, 50, np.float32)
-    for gradient in gradients:
-        optimizers[0].step(exact, gradient)
-        optimizers[1].step(rounded, gradient.astype(np.float32))
+    rounded, start = exact.astype(np.float32), exact.copy()
+    gradient, rounded_gradient = np.empty(50), np.empty(50, np.float32)
+    optimizers = make_optimizer(spec, exact, gradient), make_optimizer(spec, rounded, rounded_gradient)
+    for number, gradient[:] in enumerate(gradients):
+        rows = 5.0 if scaled and number % 3 == 2 else 128.0
+        rounded_gradient[:] = gradient * rows
+        optimizers[0].step()
+        optimizers[1].step(1 / rows)
     moved = np.abs(exact - start).max()
     np.testing.assert_allclose(rounded, exact, rtol=1e-4, atol=1e-5 * (1 + moved))
 
 
-@pytest.mark.parametrize("spec", [Sgd(momentum=0.9), Sgd(), Adam()], ids=["momentum", "sgd", "adam"])
-def test_ranges_in_any_order_and_block_size_give_the_same_bits_as_one_step(
+ALL = pytest.mark.parametrize("spec", [Sgd(momentum=0.9), Sgd(), Adam()], ids=["momentum", "sgd", "adam"])
+
+
+@ALL
+def test_blocks_of_any_size_in_any_order_give_the_same_bits_as_one_step(
     spec: Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, gradients = some_steps(4, 1000, 5)
-    whole, ranges = start.copy(), start.copy()
-    optimizer = make_optimizer(spec, 1000, np.float64)
-    for gradient in gradients:
-        optimizer.step(whole, gradient)
+    whole, gradients = some_steps(4, 1000, 5)
+    parts, gradient = whole.copy(), np.empty(1000)
+    at_once = make_optimizer(spec, whole, gradient)
+    assert at_once.blocks == (slice(0, 1000),)
     monkeypatch.setattr(worker.optimizers, "BLOCK", 64)
-    optimizer = make_optimizer(spec, 1000, np.float64)
-    for gradient in gradients:
-        given_gradient = gradient.copy()
-        optimizer.begin_step()
-        for first, last in ((700, 1000), (0, 1), (1, 700), (700, 700)):
-            optimizer.update(ranges, gradient, first, last)
-        assert np.array_equal(gradient, given_gradient)
-    assert np.array_equal(whole, ranges)
+    by_block = make_optimizer(spec, parts, gradient)
+    for gradient[:] in gradients:
+        at_once.step(0.25)
+        by_block.begin_step(0.25)
+        for index in np.random.default_rng(0).permutation(len(by_block.blocks)):
+            by_block.update_block(index)
+    assert np.array_equal(gradient, gradients[-1])
+    assert np.array_equal(whole, parts)
+
+
+@quick
+@given(st.integers(0, 300), st.integers(1, 100))
+def test_blocks_cover_the_vector_once(size: int, block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.optimizers, "BLOCK", block)
+        optimizer = make_optimizer(Adam(), np.zeros(size), np.zeros(size))
+    covered = [number for part in optimizer.blocks for number in range(size)[part]]
+    assert covered == list(range(size))
+    assert all(part.stop - part.start <= block for part in optimizer.blocks)
+    optimizer.step()
+
+
+@ALL
+def test_an_optimizer_of_a_part_leaves_the_rest_of_the_vector_alone(spec: Optimizer) -> None:
+    whole, gradients = some_steps(4, 100, 3)
+    shared, gradient = whole.copy(), np.empty(100)
+    part = slice(30, 70)
+    optimizers = make_optimizer(spec, whole, gradient), make_optimizer(spec, shared[part], gradient[part])
+    before = shared.copy()
+    for gradient[:] in gradients:
+        for optimizer in optimizers:
+            optimizer.step()
+    assert np.array_equal(shared[part], whole[part])
+    shared[part] = before[part]
+    assert np.array_equal(shared, before)
 
 
 def test_adam_moves_every_parameter_by_the_learning_rate_in_its_first_step() -> None:
     parameters = np.zeros(4)
-    make_optimizer(Adam(learning_rate=0.1), 4, np.float64).step(parameters, np.array([1e-3, -5.0, 1e3, 0.0]))
+    make_optimizer(Adam(learning_rate=0.1), parameters, np.array([1e-3, -5.0, 1e3, 0.0])).step()
     np.testing.assert_allclose(parameters, [-0.1, 0.1, -0.1, 0.0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("spec", [Sgd(momentum=0.9), Sgd(), Adam()], ids=["momentum", "sgd", "adam"])
+@ALL
 def test_a_step_allocates_no_arrays(spec: Optimizer) -> None:
-    size = 100_000
-    parameters, gradient = np.zeros(size, np.float32), np.ones(size, np.float32)
-    optimizer = make_optimizer(spec, size, np.float32)
-    optimizer.step(parameters, gradient)
+    parameters, gradient = np.zeros(100_000, np.float32), np.ones(100_000, np.float32)
+    optimizer = make_optimizer(spec, parameters, gradient)
+    optimizer.step(0.5)
     tracemalloc.start()
     try:
-        optimizer.step(parameters, gradient)
+        optimizer.step(0.5)
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        for _ in range(5):
-            optimizer.step(parameters, gradient)
+        for rows in range(1, 6):
+            optimizer.step(1 / rows)
         assert tracemalloc.get_traced_memory()[1] - before < 6000
     finally:
         tracemalloc.stop()
@@ -123,19 +167,23 @@ def test_a_step_allocates_no_arrays(spec: Optimizer) -> None:
 
 def test_an_infinite_gradient_passes_without_a_warning() -> None:
     parameters = np.zeros(2, np.float32)
-    optimizer: Any = make_optimizer(Adam(), 2, np.float32)
-    optimizer.step(parameters, np.array([np.inf, 1e30], np.float32))
+    optimizer = make_optimizer(Adam(), parameters, np.array([np.inf, 1e30], np.float32))
+    with quiet():
+        optimizer.step()
     assert np.isnan(parameters[0])
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    optimizer = make_optimizer(Adam(), 5, np.float32)
     vector = np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match="begin_step"):
-        optimizer.update(vector, vector, 0, 5)
-    with pytest.raises(ValueError, match="float32 vector"):
-        optimizer.step(vector, np.zeros(5))
-    with pytest.raises(ValueError, match="shape"):
-        optimizer.step(vector[:4], vector[:4])
-    with pytest.raises(ValueError, match="range"):
-        optimizer.update(vector, vector, 0, 6)
+    for parameters, gradient in (
+        (vector, np.zeros(5)),
+        (vector, vector[:4]),
+        (vector.reshape(1, 5), vector.reshape(1, 5)),
+    ):
+        with pytest.raises(ValueError, match="two vectors of one shape and dtype"):
+            make_optimizer(Adam(), parameters, gradient)
+    optimizer = make_optimizer(Adam(), vector, vector)
+    for scale in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="positive, finite scale"):
+            optimizer.begin_step(scale)
+    assert optimizer.steps == 0

@@ -139,6 +139,13 @@ def test_csv_is_refused_with_row_and_column(tmp_path: Path, content: bytes, poin
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path) -> None:
+    parsed = parse(tmp_path, b"^a$,a,*,^.*$\nx,1,2,3\nx,2,3,4\n")
+    assert [found.name for found in parsed.columns] == ["^a$", "a", "*", "^.*$"]
+    assert column(parsed, "^a$").top
+    assert (column(parsed, "*").min, column(parsed, "^.*$").max) == (2, 4)
+
+
 def test_every_ragged_row_is_told_up_to_twenty(tmp_path: Path) -> None:
     with pytest.raises(Invalid) as caught:
         parse(tmp_path, b"a,b\n" + b"1\n" * 30)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import CannotStart
-from common.settings import Settings, read_settings
+from common.settings import PREFIX, Settings, read_settings
 from common.store.client import connect
 
 
@@ -58,6 +58,8 @@ def test_the_variables_of_the_command_line_are_no_misspelt_settings(monkeypatch:
         ("MAX_ATTEMPTS", "0"),
         ("MAX_UPLOAD_BYTES", "4GiB"),
         ("MAX_PREDICT_ROWS", ""),
+        ("DATA_MEMORY_BYTES", "-1"),
+        ("DATA_MEMORY_BYTES", "8GiB"),
     ],
 )
 def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -100,6 +102,17 @@ def test_the_state_directory_is_absolute_and_may_be_in_the_home(monkeypatch: pyt
     assert Settings(state_dir=Path("x")).state_path == Path.cwd() / "x"
 
 
+def test_the_memory_for_rows_is_a_quarter_of_the_machine_unless_told() -> None:
+    kibibytes = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    assert Settings().data_budget == int(kibibytes.split()[1]) * 1024 // 4
+    assert Settings(data_memory_bytes=0).data_budget == 0
+    assert Settings(data_memory_bytes=7).data_budget == 7
+
+
+def test_what_is_larger_lies_in_the_state_directory() -> None:
+    assert Settings(state_dir=Path("/state")).scratch_path == Path("/state/scratch")
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "", "redis"])
 def test_a_redis_url_that_is_none_is_explained_without_its_password(url: str) -> None:
     with pytest.raises(CannotStart, match="CHAINRULE_REDIS_URL must begin with") as caught:
@@ -114,3 +127,5 @@ def test_the_settings_cannot_be_changed_afterwards() -> None:
 
 def test_every_setting_is_documented() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [name for name in Settings.model_fields if f"| `{PREFIX}{name.upper()}` |" not in readme] == []

@@ -42,6 +42,19 @@ ODD = (
     words("many", 10_001),
     words("gaps", 3, missing=40),
 )
+WEIGHED = (
+    *FLOWERS,
+    number("weight", 9).model_copy(update={"min": 0.0, "max": 2.5, "mean": 1.0}),
+    number("below", 9).model_copy(update={"min": -1e-9, "max": 2.5, "mean": 1.0}),
+    number("nothing", 1).model_copy(update={"min": 0.0, "max": 0.0, "mean": 0.0}),
+    number("alike", 1).model_copy(update={"min": 0.5, "max": 0.5, "mean": 0.5}),
+    number("gaps", 9, missing=1).model_copy(update={"min": 0.0, "max": 2.5, "mean": 1.0}),
+    Column(name="never", kind="boolean", missing=0, distinct=1, mean=0.0),
+    Column(name="always", kind="boolean", missing=0, distinct=1, mean=1.0),
+    Column(name="note", kind="text", missing=0, distinct=100),
+    Column(name="day", kind="datetime", missing=0, distinct=100),
+)
+WEIGHED_DATA = a_dataset("weighed", WEIGHED)
 FLOWER_DATA = a_dataset("Flowers of 2020", FLOWERS)
 ODD_DATA = a_dataset("odd", ODD)
 
@@ -212,6 +225,50 @@ def test_what_does_not_fit_the_data_is_refused_at_its_place(
     assert "M4RKER" not in str(found.faults)
 
 
+@pytest.mark.parametrize("name", ["weight", "alike", "wild", "always"])
+def test_a_column_of_weights_is_taken_and_is_no_feature(name: str) -> None:
+    request = resolved(WEIGHED_DATA, weight_column=name)
+    assert request.weight_column == name
+    assert request.features is not None
+    assert set(request.features) == {column.name for column in WEIGHED} - {name, "species", "note", "day"}
+    plain = judge(WEIGHED_DATA, features=["length"])
+    weighed = judge(WEIGHED_DATA, features=["length"], weight_column=name)
+    assert (plain.faults, weighed.faults) == ([], [])
+    assert (weighed.rows, weighed.features) == (plain.rows, plain.features)
+
+
+@pytest.mark.parametrize(
+    ("request_", "faults"),
+    [
+        ({"weight_column": "M4RKER"}, [("/weight_column", "unknown_column")]),
+        ({"weight_column": "species"}, [("/weight_column", "weight_is_target")]),
+        ({"weight_column": "colour"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "note"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "day"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "gaps"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "below"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "nothing"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "never"}, [("/weight_column", "unsuitable_weight")]),
+        ({"weight_column": "weight", "features": ["length", "weight"]}, [("/features/1", "weight_is_feature")]),
+        (
+            {"weight_column": "below", "features": ["below"]},
+            [("/features/0", "weight_is_feature"), ("/weight_column", "unsuitable_weight")],
+        ),
+    ],
+)
+def test_weights_that_cannot_weigh_are_refused_at_their_place(
+    request_: dict[str, Any], faults: list[tuple[str, str]]
+) -> None:
+    found = judge(WEIGHED_DATA, **request_)
+    assert told(found) == faults
+    assert "M4RKER" not in str(found.faults)
+
+
+def test_a_data_set_with_no_column_but_target_and_weights_is_refused() -> None:
+    dataset = a_dataset(columns=(words("species"), WEIGHED[4]))
+    assert told(judge(dataset, weight_column="weight")) == [("/features", "no_features")]
+
+
 def test_a_data_set_with_no_column_beside_the_target_is_refused() -> None:
     for columns in ((words("species"),), (words("species"), replace_kind(number("note"), "text"))):
         assert told(judge(a_dataset(columns=columns))) == [("/features", "no_features")]
@@ -301,3 +358,36 @@ def test_a_seed_is_drawn_only_when_none_is_given() -> None:
     found = assess(body, lambda _: FLOWER_DATA, Settings(), draw)
     assert found.request is not None
     assert found.request.training.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("cluster", "faults"),
+    [
+        ({"workers": 8}, []),
+        ({"workers": 9}, [("/cluster/workers", "out_of_range")]),
+        ({"synchrony": "local_steps"}, [("/cluster/synchrony", "unsuitable_synchrony")]),
+        (
+            {"synchrony": "bounded_staleness", "workers": 64},
+            [("/cluster/synchrony", "unsuitable_synchrony"), ("/cluster/workers", "out_of_range")],
+        ),
+    ],
+)
+def test_a_reproducible_training_is_synchronous_and_has_no_more_workers_than_its_sum_has_leaves(
+    cluster: dict[str, Any], faults: list[tuple[str, str]]
+) -> None:
+    found = judge(cluster=cluster, training={"reproducible": True})
+    assert [(fault.pointer, fault.code) for fault in found.faults] == faults
+
+
+def test_there_are_no_more_servers_than_pieces_that_the_parameters_can_be_split_into() -> None:
+    one_piece = {"layers": [{"kind": "dense", "units": 10}]}
+    assert told(judge(network=one_piece, cluster={"servers": 2})) == [("/cluster/servers", "out_of_range")]
+    assert judge(network=one_piece, cluster={"servers": 1}).faults == []
+    assert judge(cluster={"servers": 9}).faults == []  # 128 and 64 units: 9,091 parameters
+
+
+def test_the_memory_estimate_knows_what_each_synchrony_keeps() -> None:
+    kinds = ["synchronous", "bounded_staleness", "local_steps"]
+    needed = [judge(cluster={"workers": 4, "synchrony": kind}).memory_bytes or 0 for kind in kinds]
+    assert needed == sorted(needed)
+    assert len(set(needed)) == 3

@@ -144,6 +144,7 @@ def test_a_learning_rate_that_is_legal_but_huge_is_taken() -> None:
         ("/priority", [-1001, 1001, 0.0, "0", None, True]),
         ("/features", [[], "a", {}, [1], [None]]),
         ("/target", ["", "x" * 1001, None, 1, ["a"]]),
+        ("/weight_column", ["", "x" * 1001, 1, False, ["a"]]),
         ("/dataset_id", ["x" * 101, None, 1]),
         ("/name", ["x" * 201, 1, []]),
         ("/labels", [{"": "x"}, {"a b": "x"}, {"a": 1}, {"a:b": "x"}, {f"k{i}": "" for i in range(33)}, [], None]),
@@ -194,19 +195,14 @@ PLANNED: list[tuple[str, list[object]]] = [
     ),
     ("/network/input_dropout", [0.1, None, "x", False]),
     ("/network/initializer", ["he", {"kind": "he"}, 0, False]),
-    ("/weight_column", ["w", 0, False]),
     ("/columns", [{"age": {"kind": "numeric"}}, [], None]),
     ("/class_weights", ["balanced", {"a": 1}]),
     ("/regularization/l1", [0.1]),
     ("/regularization/l2", [1e-9, True]),
     ("/regularization/weight_decay", [0.1]),
     ("/regularization/max_norm", [3]),
-    ("/regularization/clip_norm", [1]),
     ("/regularization/clip_value", [1]),
-    ("/training/reproducible", [True]),
     ("/validation", ["group", "time", "column", "dataset", {"kind": "group", "column": "g"}]),
-    ("/cluster/servers", [2, 10**9]),
-    ("/cluster/synchrony", ["bounded_staleness", {"kind": "local_steps", "steps": "auto"}]),
     ("/base_model_id", ["mdl_0000000000000000000000000"]),
 ]
 
@@ -226,7 +222,7 @@ UNKNOWN: list[tuple[str, str]] = [
     ("/network/layers/0", "dense"),
     ("/network/layers/0/activation", "relu, sigmoid, tanh"),
     ("/validation", "random, none"),
-    ("/cluster/synchrony", "synchronous"),
+    ("/cluster/synchrony", "synchronous, bounded_staleness, local_steps"),
     ("/task", "'classification' or 'regression'"),
 ]
 
@@ -363,3 +359,33 @@ def test_no_body_does_anything_but_pass_or_be_refused_at_places_that_it_has(body
         for step in parents[1:]:
             node = node[int(step)] if isinstance(node, list) else node[step.replace("~1", "/").replace("~0", "~")]
         assert fault.message
+
+
+@pytest.mark.parametrize(
+    ("pointer", "values"),
+    [
+        ("/cluster/synchrony/max_staleness", [-1, 1001, 1.5, True, "4", None]),
+        ("/cluster/synchrony/steps", [0, -1, 1_000_001, 1.5, True, "many", None]),
+        ("/cluster/synchrony/outer_momentum", [1, -0.1, "0", None]),
+        ("/cluster/servers", [0, 17, 1.5, True, "2", None]),
+        ("/regularization/clip_norm", [0, -1, "1", True, 1e300]),
+        ("/training/reproducible", [1, "true", None]),
+    ],
+)
+def test_what_lies_outside_of_an_options_range_is_told_by_its_pointer(pointer: str, values: list[object]) -> None:
+    kind = "bounded_staleness" if pointer.endswith("max_staleness") else "local_steps"
+    for value in values:
+        body = changed("/cluster/synchrony", {"kind": kind})
+        *path, name = pointer.split("/")[1:]
+        part: Any = body
+        for step in path:
+            part = part[step]
+        part[name] = value
+        assert [fault.pointer for fault in faults(body)] == [pointer], value
+
+
+def test_the_bare_name_of_a_synchrony_stands_for_its_defaults() -> None:
+    request = TrainingRequest.model_validate(changed("/cluster/synchrony", "bounded_staleness"))
+    assert request.cluster.synchrony.model_dump() == {"kind": "bounded_staleness", "max_staleness": 4}
+    request = TrainingRequest.model_validate(changed("/cluster/synchrony", "local_steps"))
+    assert request.cluster.synchrony.model_dump() == {"kind": "local_steps", "steps": "auto", "outer_momentum": 0.0}

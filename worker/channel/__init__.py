@@ -1,12 +1,15 @@
-"""How flat vectors travel between the parameter server and its workers; no step passes through Ray.
+"""How flat vectors travel between parameter servers and workers; no step passes through Ray.
 
-The server numbers its parameter vectors 0, 1, 2, …: its *versions*. A worker that has used version v pushes its
-gradient for version v + 1, and the server publishes version v + 1 when it has taken everyone's.
+An *outlet* is where one process posts a vector, an *inlet* is where another one reads it. Posts are numbered 1, 2,
+3, …, and a reader names the number it waits for. Who may post when follows from the protocol of the training
+(`worker.synchrony`): nobody posts number n + 1 before everyone has done with number n.
+
+There are two implementations, shared memory on one machine and sockets between machines, chosen for each pair of
+processes by where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,78 +19,75 @@ from common.errors import ChainruleError
 
 Vector = NDArray[np.floating]
 
+REMARKS = 16
+"""Numbers that accompany each post, float64: row weights, seconds, what the synchrony needs."""
+
 
 class Halted(ChainruleError):
-    """The training was halted while somebody waited for the next version."""
+    """The training was halted while somebody waited."""
 
     code = "halted"
 
 
 class PeerLost(ChainruleError):
-    """The process at the other end is gone."""
+    """The process at the other end is gone, does not answer, or breaks the protocol."""
 
     code = "worker_lost"
 
 
-class ServerChannel(Protocol):
-    """The server's end: it owns the parameters and reads everyone's gradient."""
+class Outlet(Protocol):
+    """The writing end.
+
+    `vector`, shape (slots, size), is written by the owner between its posts. `remarks`, shape (REMARKS,), goes along.
+    """
 
     @property
-    def address(self) -> str:
-        """What a worker needs to attach."""
+    def vector(self) -> Vector: ...
 
     @property
-    def parameters(self) -> Vector:
-        """The parameters of the version in work; only the server may write."""
+    def remarks(self) -> NDArray[np.float64]: ...
 
-    def attach(self, addresses: Sequence[str]) -> None:
-        """Connects to the workers, in the order of their ranks."""
-
-    def gradients(self, version: int) -> tuple[Sequence[Vector], Sequence[float]]:
-        """Waits until every worker has pushed for `version`; their gradients (sums over rows) and summed row weights.
+    def post(self, number: int) -> None:
+        """Hands the vector and the remarks to every reader as number `number`.
 
         Raises:
-            Halted: `halt` was called.
-            PeerLost: a worker's process is gone.
+            PeerLost: a reader is gone. (Shared memory has no way to notice, and need not.)
 
         """
-
-    def publish(self, version: int) -> None:
-        """Lets the workers see the parameters as `version`."""
 
     def halt(self) -> None:
-        """Ends everyone's waiting; may be called from another thread."""
+        """Tells the readers that nothing more will come: their waiting ends with `Halted`."""
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Gives memory and connections back."""
 
 
-class WorkerChannel(Protocol):
-    """A worker's end: it reads parameters and owns one gradient."""
-
-    @property
-    def address(self) -> str:
-        """What the server needs to attach."""
+class Inlet(Protocol):
+    """The reading end. `vector` and `remarks` are as posted, from the end of `wait` until the peer posts again."""
 
     @property
-    def parameters(self) -> Vector:
-        """The server's parameters, read-only."""
+    def vector(self) -> Vector: ...
 
     @property
-    def gradient(self) -> Vector:
-        """Where the worker writes its gradient before it pushes."""
+    def remarks(self) -> NDArray[np.float64]: ...
 
-    def pull(self, version: int) -> None:
-        """Waits until the parameters are those of `version`.
+    def arrived(self) -> int:
+        """The number of the last post, without waiting; 0 before the first.
 
         Raises:
-            Halted: the training was halted.
-            PeerLost: the server's process is gone.
+            Halted: the peer said so.
+            PeerLost: the peer is gone, where that shows at once.
 
         """
 
-    def push(self, version: int, weight: float) -> None:
-        """Hands the gradient to the server: a sum over rows whose weights add up to `weight`."""
+    def wait(self, number: int) -> None:
+        """Waits for post `number`.
+
+        Raises:
+            Halted: the peer said so, or this process was told to stop.
+            PeerLost: the peer is gone or silent for too long, or has posted a later number.
+
+        """
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Gives memory and connections back."""

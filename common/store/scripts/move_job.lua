@@ -18,6 +18,7 @@ if ARGV[12] == "1" and redis.call("HEXISTS", KEYS[1], "cancel") == 1 then return
 
 local id, seq = ARGV[1], tonumber(redis.call("HGET", KEYS[1], "seq"))
 redis.call("HSET", KEYS[1], "state", ARGV[2], "token", ARGV[6])
+redis.call("HDEL", KEYS[1], "waiting_for")
 for i = 13, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
 if ARGV[8] == "1" then redis.call("HINCRBY", KEYS[1], "fence", 1) end
 if ARGV[9] == "1" then redis.call("HINCRBY", KEYS[1], "attempt", 1) end

@@ -1,0 +1,11 @@
+-- Says why a queued job does not start, once for each reason.
+-- KEYS: 1 job (hash)  2 job events (stream)
+-- ARGV: 1 reason  2 now  3 event data (JSON)
+-- Answers {"ok"} | {"known"} | {"state", current}
+local state = redis.call("HGET", KEYS[1], "state")
+if state ~= "queued" then return {"state", state or ""} end
+if redis.call("HGET", KEYS[1], "waiting_for") == ARGV[1] then return {"known"} end
+redis.call("HSET", KEYS[1], "waiting_for", ARGV[1])
+redis.call("XADD", KEYS[2], "MAXLEN", "~", 2000, "*", "kind", "warning", "at", ARGV[2], "data", ARGV[3])
+redis.call("HINCRBY", KEYS[1], "revision", 1)
+return {"ok"}
