@@ -77,6 +77,10 @@ class Group(Protocol):
         """Ends the processes."""
 
 
+_SOCKET_THREADS = 2
+"""That encrypt and send for all connections of a process."""
+
+
 class _Process:
     """What servers and workers have in common: a process that waits until it is given a task."""
 
@@ -84,7 +88,9 @@ class _Process:
         context = ray.get_runtime_context()
         keys = KeyPair.generate()
         host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        self._here = Surroundings(Place(context.get_node_id(), host, keys.public), keys, Sockets(), threading.Event())
+        self._here = Surroundings(
+            Place(context.get_node_id(), host, keys.public), keys, Sockets(_SOCKET_THREADS), threading.Event()
+        )
 
     def place(self) -> Place:
         """Where this process is."""

@@ -18,7 +18,7 @@ from common.errors import Diverged
 from common.network.parameters import GRAIN
 from common.network.quiet import quiet
 from common.schemas import training
-from worker.channel import Vector
+from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, PeerLost, Vector
 from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHTS, NormEnd, ServerEnd
 from worker.optimizers import BlockMomentum, Optimizer, make_optimizer
 from worker.staleness import Clocks
@@ -153,13 +153,20 @@ class StaleServer(ParameterServer):
 
     def _await_some(self) -> list[int]:
         """The workers whose next gradient has come; one at least."""
-        nap = _SHORTEST_NAP
+        nap, began = _SHORTEST_NAP, time.perf_counter()
+        look_at = began + LOOK_SECONDS
         while True:
             ready = [rank for rank, inlet in enumerate(self._end.inlets) if inlet.arrived() > self._clocks.clock(rank)]
             if ready:
                 return ready
-            time.sleep(nap)
+            time.sleep(nap)  # a post of any of them ends the waiting, and there is no event that all would raise
             nap = min(2 * nap, _LONGEST_NAP)
+            if (now := time.perf_counter()) > look_at:
+                look_at = now + LOOK_SECONDS
+                for inlet in self._end.inlets:
+                    inlet.check()
+                if now - began > LONGEST_STEP_SECONDS:
+                    raise PeerLost("No worker answers.")
 
     def _apply_one(self, rank: int) -> None:
         inlet = self._end.inlets[rank]

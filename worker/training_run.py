@@ -28,7 +28,7 @@ from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
 from worker.actors import ActorPool, Group, ProcessLost, Reservation
-from worker.channel.shared_memory import FENCE_BYTES
+from worker.channel import FENCE_BYTES
 from worker.stopping import StoppingRule
 from worker.task import EpochSums, TrainingTask
 from worker.training_data import Preparation, PreparedData

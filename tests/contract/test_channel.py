@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -296,6 +297,21 @@ def test_a_killed_peer_is_noticed_while_it_is_waited_for(peers: Peers, role: str
     process.kill()
     with pytest.raises(PeerLost):
         waiting.result(10)
+
+
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_a_look_at_a_killed_peer_notices_without_waiting_for_a_post(peers: Peers, role: str) -> None:
+    process, wire = peers.start(role, _answer_once)
+    end = peers.open("worker" if role == "server" else "server", peers.terms, wire)
+    end.outlet.post(1)
+    end.inlet.wait(1)
+    end.inlet.check()
+    process.kill()
+    process.join()
+    until = time.monotonic() + 10
+    with pytest.raises(PeerLost):
+        while time.monotonic() < until:
+            end.inlet.check()
 
 
 def _await_the_end(_end: End, wire: Any) -> None:

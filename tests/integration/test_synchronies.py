@@ -118,11 +118,22 @@ def test_two_jobs_at_once_are_both_done(stack: RunningStack) -> None:
     assert [await_job(stack.client, job_id, lambda _: False)["state"] for job_id in ids] == ["succeeded"] * 3
 
 
-@pytest.mark.parametrize("victim", ["nobody", "worker", "server", "run"])
-def test_whatever_ends_a_job_nothing_of_it_is_left(stack: RunningStack, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("victim", "synchrony"),
+    [
+        ("nobody", "synchronous"),
+        ("worker", "synchronous"),
+        ("server", "synchronous"),
+        ("run", "synchronous"),
+        ("worker", "bounded_staleness"),
+        ("worker", "local_steps"),
+    ],
+)
+def test_whatever_ends_a_job_nothing_of_it_is_left(stack: RunningStack, victim: str, synchrony: str) -> None:
     before = set(SHARED_MEMORY.iterdir())
     dataset = upload_noise(stack.client)
-    job_id = stack.client.submit(endless(dataset, cluster={"workers": 2, "servers": 2}))["id"]
+    cluster = {"workers": 2, "servers": 2, "synchrony": synchrony}
+    job_id = stack.client.submit(endless(dataset, cluster=cluster))["id"]
     await_epochs(stack.client, job_id, 1)
     processes = started(stack, job_id)
     pids = {process["pid"] for process in processes}

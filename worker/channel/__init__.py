@@ -19,6 +19,13 @@ from common.errors import ChainruleError
 
 Vector = NDArray[np.floating]
 
+FENCE_BYTES = 16
+"""Of the name of a run's incarnation."""
+LOOK_SECONDS = 0.05
+"""Between looks at whether a peer lives."""
+LONGEST_STEP_SECONDS = 300.0
+"""After which a peer that lives counts as frozen."""
+
 REMARKS = 16
 """Numbers that accompany each post, float64: row weights, seconds, what the synchrony needs."""
 
@@ -77,6 +84,14 @@ class Inlet(Protocol):
         Raises:
             Halted: the peer said so.
             PeerLost: the peer is gone, where that shows at once.
+
+        """
+
+    def check(self) -> None:
+        """Looks after a peer from which nothing has come for a while.
+
+        Raises:
+            PeerLost: it is gone.
 
         """
 

@@ -22,16 +22,13 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from worker.channel import REMARKS, Halted, PeerLost, Vector
+from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, REMARKS, Halted, PeerLost, Vector
 
 _PAGE = mmap.PAGESIZE
 _NUMBER, _HALTED, _SLOTS, _SIZE, _ITEM, _FENCE, _REMARKS = 0, 8, 16, 17, 18, 20, 24
 """Places in the header, in 8-byte words; the counter has a cache line of its own."""
-FENCE_BYTES = 16
 
 _SPIN_SECONDS = 0.0005
-_LOOK_SECONDS = 0.05  # between looks at whether the peer lives
-_LONGEST_STEP_SECONDS = 300.0  # after which a peer that lives counts as frozen
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -242,7 +239,6 @@ class SharedInlet:
             raise PeerLost("The process at the other end is out of step.")
 
     def check(self) -> None:
-        """Raises PeerLost if the outlet's owner is gone."""
         self._peer.check()
 
     def close(self) -> None:
@@ -261,10 +257,10 @@ class SharedInlet:
                     raise Halted("The training was halted.")
                 _sleep_while(self._header.address, seen)
                 now = time.perf_counter()
-                if now - looked >= _LOOK_SECONDS:
+                if now - looked >= LOOK_SECONDS:
                     looked = now
                     self._peer.check()
-                if now - began > _LONGEST_STEP_SECONDS:
+                if now - began > LONGEST_STEP_SECONDS:
                     raise PeerLost("The process at the other end does not answer.")
         finally:
             self._seats[self._seat] = 0
@@ -307,4 +303,4 @@ class _Time(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-_LOOK = _Time(0, int(_LOOK_SECONDS * 1e9))
+_LOOK = _Time(0, int(LOOK_SECONDS * 1e9))

@@ -26,9 +26,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import ChainruleError
-from worker.channel import REMARKS, Halted, PeerLost, Vector
-
-FENCE_BYTES = 16
+from worker.channel import FENCE_BYTES, LONGEST_STEP_SECONDS, REMARKS, Halted, PeerLost, Vector
 
 _HEADER = struct.Struct(f"<4sBBxx{FENCE_BYTES}sqq{REMARKS}d")
 """Magic, version of the format, kind, fence, number, bytes of the vector, remarks."""
@@ -56,7 +54,7 @@ class Patience:
 
     connect: float = 30.0
     heartbeat: float = 10.0
-    step: float = 300.0
+    step: float = LONGEST_STEP_SECONDS
 
 
 PATIENCE = Patience()
@@ -410,6 +408,9 @@ class SocketInlet:
     def arrived(self) -> int:
         self._read()
         return self._arrived
+
+    def check(self) -> None:
+        self._read()
 
     def wait(self, number: int) -> None:
         until = time.monotonic() + self._patience
