@@ -8,7 +8,9 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -178,6 +180,19 @@ class TrainingRun:
         self._stores.jobs.fail(self._claim, failure)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was seen of an epoch, and decided on it."""
+
+    stop: StopReason | None
+    progress: Progress
+    seconds: float
+    """Since the first step."""
+    metrics: dict[str, float]
+    best_metrics: dict[str, float] | None
+    communication: float
+
+
 class _Training:
     """The epochs of one run, and what is known of them."""
 
@@ -209,20 +224,22 @@ class _Training:
         """Trains; answers why it stopped."""
         steps = self._task.steps(self._rows)
         self._began = self._clock()
-        epoch = 0
-        while True:
-            epoch += 1
-            self._group.begin_epoch(epoch, steps)
+        self._group.begin_epoch(1, steps)
+        for epoch in count(1):
             interruption = self._await_epoch()
             sums, told = self._group.finish_epoch()
             if any(part.halted for part in sums):
                 assert interruption is not None
                 return self._interrupted(interruption)
-            cancelled, reason = self._note(epoch, sums, told)
-            if cancelled:
+            seen = self._judge(epoch, sums)
+            if seen.stop is None:
+                self._group.begin_epoch(epoch + 1, steps)  # nobody waits while this one is written down
+            if self._record(seen, told) and seen.stop is None:
+                self._halt()
                 return "cancelled"
-            if reason is not None:
-                return reason
+            if seen.stop is not None:
+                return seen.stop
+        raise AssertionError
 
     def best_weights(self) -> bytes:
         """The saved form of the best parameters."""
@@ -241,11 +258,14 @@ class _Training:
             elif limit is not None and self._clock() - self._began >= limit:
                 reason = "time_limit"
             if reason is not None:
-                self._group.halt()
-                if not self._group.wait(_HALT_SECONDS):
-                    raise ProcessLost("A process of the run does not answer.")
+                self._halt()
                 return reason
         return None
+
+    def _halt(self) -> None:
+        self._group.halt()
+        if not self._group.wait(_HALT_SECONDS):
+            raise ProcessLost("A process of the run does not answer.")
 
     def _interrupted(self, reason: StopReason) -> StopReason:
         """Before the first epoch's end there is no best yet: then the weights as they are must do."""
@@ -256,8 +276,8 @@ class _Training:
                 self.best_metrics = self._metrics(evaluation)
         return reason
 
-    def _note(self, epoch: int, sums: list[EpochSums], told: dict[str, Any]) -> tuple[bool, StopReason | None]:
-        """Judges a whole epoch, reports it, and decides whether to go on."""
+    def _judge(self, epoch: int, sums: list[EpochSums]) -> _Seen:
+        """Judges a whole epoch, keeps its weights if they are the best, and decides whether to go on."""
         evaluation = MetricSums.total(piece for part in sums for piece in part.evaluation)
         loss = evaluation.loss
         # Without validation rows the evaluation is that of the training rows, and exact: the running mean is not.
@@ -270,29 +290,32 @@ class _Training:
             self.best_metrics = metrics
         self._rows_seen += self._rows
         error = 1 - metrics["accuracy"] if self._task.task == "classification" else metrics["rmse"]
-        reason = self._rule.decide(epoch, loss, error, seconds)
-        progress = self._progress(epoch, train_loss, loss, seconds, is_last=reason is not None)
-        is_told = reason is not None or epoch == 1 or seconds - self._told >= _TELL_SECONDS
+        stop = self._rule.decide(epoch, loss, error, seconds)
+        progress = self._progress(epoch, train_loss, loss, seconds, is_last=stop is not None)
+        return _Seen(stop, progress, seconds, metrics, self.best_metrics, _communication(sums))
+
+    def _record(self, seen: _Seen, told: dict[str, Any]) -> bool:
+        """Writes down what was seen of an epoch; whether a cancel was asked for."""
+        progress = seen.progress
+        is_told = seen.stop is not None or progress.epoch == 1 or seen.seconds - self._told >= _TELL_SECONDS
         if is_told:
-            self._told = seconds
-        validation_loss = progress.validation_loss
-        cancelled = self._stores.jobs.record(
+            self._told = seen.seconds
+        return self._stores.jobs.record(
             self._claim,
             kind="progress" if is_told else None,
             event=progress.model_dump(mode="json") if is_told else None,
             epoch=EpochMetrics(
-                epoch=epoch,
-                seconds=seconds,
-                train_loss=train_loss,
-                validation_loss=validation_loss,
-                metrics=metrics,
-                communication=_communication(sums),
+                epoch=progress.epoch,
+                seconds=seen.seconds,
+                train_loss=progress.train_loss,
+                validation_loss=progress.validation_loss,
+                metrics=seen.metrics,
+                communication=seen.communication,
                 **told,
             ),
             progress=progress,
-            metrics=self.best_metrics,
+            metrics=seen.best_metrics,
         )
-        return cancelled, reason
 
     def _progress(self, epoch: int, train_loss: float, loss: float, seconds: float, *, is_last: bool) -> Progress:
         epochs = self._request.training.epochs
