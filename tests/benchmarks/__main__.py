@@ -1,107 +1,186 @@
-"""`make bench`: MNIST through the whole stack beside scikit-learn's MLPClassifier, alternating in one run.
+"""`make bench`: Chainrule beside its peers, in turn, in one run.
 
-Same network (784-512-256-10), batch of 256, Adam, same rows. Chainrule: two workers of one BLAS thread each, rows/s as
-the job reports them (training rows over wall time since the first step, evaluation and waits included).
-scikit-learn: one process, BLAS threads as many as there are cores, rows over the time of `partial_fit`, without any
-evaluation. Prints a table, and with --json FILE writes the same as JSON.
+Two suites: rows per second of three networks, and the time to an accuracy of MNIST. Prints tables with medians,
+spread and ratios; also as JSON and Markdown. Ctrl-C ends everything, and reports what there is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import signal
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 from rich.console import Console
-from rich.table import Table
-from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_info
 
-from service.client import ApiClient
-from tests.conftest import start_stack
-from tests.integration.data import train
-from tests.integration.mnist import FOLDER, accuracy, request, upload_mnist
+from tests.benchmarks import machine, throughput, time_to_accuracy
+from tests.benchmarks.chainrule import Stack
+from tests.benchmarks.contender import Contender
+from tests.benchmarks.contenders import all_contenders
+from tests.benchmarks.measurement import Recorder
+from tests.benchmarks.peer import Peer
+from tests.benchmarks.report import Sheet, show, to_markdown
+from tests.benchmarks.shapes import QUICK, SHAPES, Race, Rows, prepare, race
+from tests.integration.mnist import FOLDER
 
 ROUNDS = 5
-PEER_EPOCHS = 2
+SUITES = ("throughput", "accuracy")
+INTERRUPTED = 130
+SETTLE_SECONDS = 5.0
+WIDTH = 150
+"""Of the tables where the output is no terminal."""
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=WIDTH)
 
 
-def chainrule_round(client: ApiClient, dataset_id: str, seed: int) -> dict[str, Any]:
-    """One job of five epochs: rows/s, test accuracy, seconds from submit to model."""
-    began = time.perf_counter()
-    job = train(client, request(dataset_id, seed))
-    seconds = time.perf_counter() - began
-    return {
-        "rows_per_second": job["progress"]["rows_per_second"],
-        "test_accuracy": accuracy(client, job["model_id"]),
-        "seconds_to_model": seconds,
-    }
-
-
-def peer_round(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], seed: int) -> float:
-    """Rows/s of scikit-learn."""
-    network = MLPClassifier((512, 256), batch_size=256, solver="adam", random_state=seed)
-    network.partial_fit(x[:256], y[:256], classes=np.unique(y))
-    began = time.perf_counter()
-    for _ in range(PEER_EPOCHS):
-        network.partial_fit(x, y)
-    return float(PEER_EPOCHS * len(x) / (time.perf_counter() - began))
+def say(text: str) -> None:
+    """Tells what takes a while."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
-    if not FOLDER.exists():
-        sys.exit(f"The benchmark reads MNIST from {FOLDER}, which is not here.")
-    frame = pl.read_parquet(FOLDER / "mnist_train.parquet")
-    x = (frame.drop("digit").to_numpy() / 255).astype(np.float32, order="C")
-    y = frame["digit"].to_numpy()
-    ours, theirs = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        stack = start_stack(Path(folder))
+    """Measures and reports."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    arguments = _arguments()
+    bench = Bench(arguments)
+    status = 0
+    with ExitStack() as things:
+        folder = Path(things.enter_context(tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True)))
+        stack = Stack(folder / "state", 0.0 if arguments.quick else SETTLE_SECONDS, say)
+        things.callback(stack.stop)
         try:
-            dataset = upload_mnist(stack.client)
-            for seed in range(ROUNDS):
-                ours.append(chainrule_round(stack.client, dataset, seed))
-                theirs.append(peer_round(x, y, seed))
-                console.print(
-                    f"round {seed + 1}: Chainrule {ours[-1]['rows_per_second']:,.0f} rows/s, "
-                    f"test accuracy {ours[-1]['test_accuracy']:.4f}; scikit-learn {theirs[-1]:,.0f} rows/s"
-                )
-        finally:
-            stack.stop()
-    report(ours, theirs, arguments.json)
+            bench.run(folder, _chosen(all_contenders(stack, say), arguments.contenders))
+        except KeyboardInterrupt:
+            say("Interrupted; this is what there is.")
+            status = INTERRUPTED
+    bench.report()
+    sys.exit(status)
 
 
-def report(ours: list[dict[str, Any]], theirs: list[float], file: Path | None) -> None:
-    """The table, and the JSON."""
-    rates = [figures["rows_per_second"] for figures in ours]
-    ratios = [mine / other for mine, other in zip(rates, theirs, strict=True)]
-    table = Table("", "median", "from", "to", box=None)
-    for name, values, form in (
-        ("Chainrule, 2 workers, rows/s", rates, ",.0f"),
-        ("scikit-learn, rows/s", theirs, ",.0f"),
-        ("ratio in the same round", ratios, ".2f"),
-        ("Chainrule, test accuracy after 5 epochs", [f["test_accuracy"] for f in ours], ".4f"),
-        ("Chainrule, seconds from submit to model", [f["seconds_to_model"] for f in ours], ".1f"),
-    ):
-        table.add_row(name, *(format(v, form) for v in (statistics.median(values), min(values), max(values))))
-    console.print(table)
-    blas = [{k: info[k] for k in ("internal_api", "version", "num_threads")} for info in threadpool_info()]
-    console.print(f"BLAS of scikit-learn's process: {blas}", markup=False)
-    if file is not None:
-        file.write_text(json.dumps({"chainrule": ours, "scikit_learn_rows_per_second": theirs, "blas": blas}, indent=1))
+class Bench:
+    """One run of the suites that were asked for."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._rounds: int = 1 if arguments.quick else arguments.rounds
+        self._recorder = Recorder(console, 0, self._write_json)
+        self._contenders: Sequence[Contender] = ()
+        self._rows: list[Rows] = []
+        self._race: Race | None = None
+
+    def run(self, folder: Path, contenders: Sequence[Contender]) -> None:
+        """Measures."""
+        suites, self._contenders = self._arguments.suite, contenders
+        shapes = [shape for shape in SHAPES if shape.name in self._arguments.shapes] if "throughput" in suites else []
+        racers = [contender for contender in contenders if contender.races] if "accuracy" in suites else []
+        if racers and not FOLDER.exists():
+            say(f"The time to an accuracy needs MNIST in {FOLDER}, and is left out.")
+            racers = []
+        expected = throughput.count(contenders, len(shapes), self._rounds) + len(racers) * self._rounds
+        self._recorder.expected = expected
+        self._write_json()  # a file that cannot be written is better known now
+        for contender in contenders:
+            if isinstance(contender, Peer):
+                contender.install()
+        for shape in shapes:
+            say(f"Preparing the rows of {shape.name} …")
+            self._rows.append(prepare(QUICK[shape.name] if self._arguments.quick else shape, folder / shape.name))
+        throughput.measure(self._recorder, contenders, self._rows, self._rounds)
+        if racers:
+            say("Preparing the race …")
+            self._race = race(folder / "race", quick=self._arguments.quick)
+            time_to_accuracy.measure(self._recorder, racers, self._race, self._rounds)
+
+    def report(self) -> None:
+        """Prints the tables, and writes the files that were asked for."""
+        sheets = self._sheets()
+        show(console, sheets)
+        if self._arguments.quick:
+            say("A quick run: it shows that everything works; its figures mean nothing.")
+        self._write_json()
+        if self._arguments.markdown is not None:
+            self._arguments.markdown.write_text(to_markdown(sheets))
+
+    def _sheets(self) -> list[Sheet]:
+        measurements = self._recorder.measurements
+        sheets = [machine.sheet(machine.describe(measurements))]
+        if self._rows:
+            sheets += throughput.sheets(measurements, self._contenders, self._rows)
+        if self._race is not None:
+            sheets += time_to_accuracy.sheets(measurements, self._contenders, self._race)
+        return sheets
+
+    def _write_json(self) -> None:
+        if self._arguments.json is None:
+            return
+        measurements = self._recorder.measurements
+        document: dict[str, Any] = {
+            "machine": machine.describe(measurements),
+            "rounds": self._rounds,
+            "quick": self._arguments.quick,
+            "ratios": throughput.summary(measurements, [rows.shape.name for rows in self._rows]),
+            "measurements": [measurement.to_json() for measurement in measurements],
+        }
+        if self._race is not None:
+            document["accuracy"] = time_to_accuracy.summary(measurements, self._race)
+        self._arguments.json.write_text(json.dumps(document, indent=1))
+
+
+def _chosen(contenders: list[Contender], names: list[str]) -> list[Contender]:
+    known = [contender.name for contender in contenders]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"No such contender: {', '.join(unknown)}. There are: {', '.join(known)}.")
+    return [contender for contender in contenders if not names or contender.name in names]
+
+
+def _names(allowed: Sequence[str]) -> Any:
+    """Reads names with commas between them."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in allowed]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is not among {', '.join(allowed)}")
+        return names
+
+    return read
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _arguments() -> argparse.Namespace:
+    shapes = [shape.name for shape in SHAPES]
+    parser = argparse.ArgumentParser(prog="python -P -m tests.benchmarks", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "--suite", metavar="NAMES", type=_names(SUITES), default=list(SUITES), help="throughput or accuracy; both"
+    )
+    parser.add_argument(
+        "--shapes", metavar="NAMES", type=_names(shapes), default=shapes, help=f"of {','.join(shapes)}; all"
+    )
+    parser.add_argument(
+        "--contenders",
+        metavar="NAMES",
+        type=lambda text: text.split(","),
+        default=[],
+        help="all; a wrong name lists them",
+    )
+    parser.add_argument("--rounds", type=_positive, default=ROUNDS, help=f"of each measurement, and seeds; {ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
