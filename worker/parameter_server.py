@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,7 @@ class AveragingServer(ParameterServer):
             self._rounds += 1
             remarks = [inlet.remarks for inlet in self._end.inlets]
             done = int(remarks[0][POSITION])
-            self._pace.note(max(r[BUSY] for r in remarks), min(r[EXCHANGE] for r in remarks), steps)
+            self._pace.note(fmean(r[BUSY] for r in remarks), fmean(r[EXCHANGE] for r in remarks), steps)
             self._end.publish(self.number, self._note)
 
     def describe_synchrony(self) -> dict[str, Any]:
@@ -243,15 +244,16 @@ class Pace:
         """Takes in a round's seconds per step and seconds of exchange; `most`: steps in an epoch."""
         if not self._is_measured or not exchange:
             return
-        # The exchange as the slowest worker sees it: the others' wait for it would grow with the steps.
         self._exchange = _blend(self._exchange, exchange)
         self._busy = _blend(self._busy, busy)
         wanted = math.ceil(self._exchange / self._busy * (1 / SHARE - 1))
-        self.steps = max(1, min(wanted, 2 * self.steps, most))
+        self.steps = max(1, min(wanted, 2 * self.steps, most, MOST_STEPS))
 
 
 SHARE = 0.04
 """Of the time for communication: under the five hundredths promised, for single rounds differ."""
+MOST_STEPS = 256
+"""However long the exchange is: waiting for a worker that is always slower would not end with more steps."""
 
 
 def _blend(before: float, now: float) -> float:

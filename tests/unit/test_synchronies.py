@@ -128,7 +128,7 @@ def test_the_steps_between_averages_are_as_few_as_keep_the_exchange_cheap() -> N
     assert 0.001 / (pace.steps * 0.0001 + 0.001) <= 0.05
     for _ in range(40):
         pace.note(busy=0.0001, exchange=10.0, most=1000)
-    assert pace.steps == 1000
+    assert pace.steps == 256  # more would not help with a worker that is always slower
 
 
 def test_a_number_of_local_steps_that_was_asked_for_is_kept() -> None:

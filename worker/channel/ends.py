@@ -24,6 +24,10 @@ POSITION, BUSY, EXCHANGE, SQUARED_NORM = range(LEAVES, LEAVES + 4)
 """Further remarks of a worker: steps done in the epoch; seconds of a step, and of the last exchange; of the vector."""
 
 
+_SPIN_OF_SERVER = 0.00002
+"""Seconds: while the servers wait the workers compute, and need the processors more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a process is, and the key by which its peers know it."""
@@ -110,6 +114,7 @@ class ServerEnd:
                 else SharedInlet(
                     *(address, self._span, slots(task), task.parameters, self._dtype, task.fence, self._here.stop),
                     seat=self._shard,
+                    spin=_SPIN_OF_SERVER,
                 )
             )
 

@@ -28,7 +28,6 @@ _PAGE = mmap.PAGESIZE
 _NUMBER, _HALTED, _SLOTS, _SIZE, _ITEM, _FENCE, _REMARKS = 0, 8, 16, 17, 18, 20, 24
 """Places in the header, in 8-byte words; the counter has a cache line of its own."""
 
-_SPIN_SECONDS = 0.0005
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -173,6 +172,7 @@ class SharedInlet:
         fence: as the outlet's.
         stop: ends waiting, from another thread.
         seat: tells this reader from the outlet's others, from 0.
+        spin: seconds for which it yields the processor before it sleeps.
         region: where the span of the first slot is to lie, from byte `at` on; None: anywhere.
         at: a whole number of pages.
 
@@ -191,12 +191,14 @@ class SharedInlet:
         fence: bytes,
         stop: threading.Event,
         seat: int = 0,
+        spin: float = 0.0005,
         region: Region | None = None,
         at: int = 0,
     ) -> None:
         pid, file, bell = (int(part) for part in address.split(":"))
         self._peer = _Peer(pid)
         self._stop = stop
+        self._spin = spin
         self._fence = _Fence()
         self._header = _open(pid, file, Region(_PAGE), 0, _PAGE, writable=False)
         self._words = self._header.words().toreadonly()
@@ -229,7 +231,7 @@ class SharedInlet:
     def wait(self, number: int) -> None:
         words = self._words
         if words[_NUMBER] < number:
-            until = time.perf_counter() + _SPIN_SECONDS
+            until = time.perf_counter() + self._spin
             while words[_NUMBER] < number:
                 _yield()
                 if time.perf_counter() > until:
