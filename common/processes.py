@@ -104,7 +104,7 @@ def sweep(stack: str, folder: Path | None) -> int:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     deadline = time.monotonic() + _GONE_SECONDS
-    while any(_is_there(process) for process in found) and time.monotonic() < deadline:
+    while any(is_there(process) for process in found) and time.monotonic() < deadline:
         time.sleep(0.01)
     return len(found)
 
@@ -121,7 +121,7 @@ def _is_of(process: psutil.Process, stack: str, folder: Path | None) -> bool:
         return False
 
 
-def _is_there(process: psutil.Process) -> bool:
+def is_there(process: psutil.Process) -> bool:
     """Whether it still runs; what is dead and waits for its parent to notice does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

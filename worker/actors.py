@@ -20,15 +20,14 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.errors import ChainruleError, OutOfMemory
-from common.network.initializers import initialize
 from common.network.metrics import MetricSums
 from common.schemas.cluster import Node
 from worker.admission import LEAST_SHARE, cpus_of_worker
-from worker.channel import PeerLost, Vector
+from worker.channel import Halted, PeerLost, Vector
 from worker.channel.ends import Address, NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
 from worker.gradient_worker import make_worker
-from worker.parameter_server import make_server
+from worker.parameter_server import ParameterServer, initial_parameters, make_server
 from worker.shared_rows import RowsHandle, SharedRows
 from worker.task import EpochSums, TrainingTask
 from worker.training_data import Preparation
@@ -108,8 +107,9 @@ class ServerProcess(_Process):
         self._shards = range(server * task.lanes, (server + 1) * task.lanes)
         places = [place for place in servers for _ in range(task.lanes)]
         self._ends = [ServerEnd(task, shard, self._here, workers) for shard in self._shards]
-        is_clipped = task.clip_norm is not None and task.synchrony.kind == "synchronous"
-        self._norms = [NormEnd(task, shard, self._here, places) if is_clipped else None for shard in self._shards]
+        self._norms = [
+            NormEnd(task, shard, self._here, places) if task.clips_whole_gradient else None for shard in self._shards
+        ]
         return [
             (end.addresses, [] if norm is None else norm.addresses)
             for end, norm in zip(self._ends, self._norms, strict=True)
@@ -118,9 +118,7 @@ class ServerProcess(_Process):
     def attach(self, workers: Sequence[str], norms: Sequence[Sequence[Address]]) -> None:
         """Connects to workers and other shards, and posts the first parameters, drawn from the task's seed."""
         task = self._task
-        initial = np.empty(task.parameters, task.dtype)
-        generator = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(0,)))
-        initialize(task.shape, task.inputs, task.outputs, generator, initial)
+        initial = initial_parameters(task)
         self._servers = []
         for shard, end, norm in zip(self._shards, self._ends, self._norms, strict=True):
             end.attach(workers)
@@ -132,17 +130,19 @@ class ServerProcess(_Process):
     def serve(self, steps: int) -> dict[str, Any]:
         """See `ParameterServer.serve`; what the first shard tells of how the workers kept step."""
         first, *others = self._servers
-        running = [self._threads.submit(server.serve, steps) for server in others]
-        try:
-            first.serve(steps)
-        except BaseException:
-            self._here.stop.set()  # nobody's shard goes on alone
-            raise
-        finally:
-            failures = [error for thread in running if (error := thread.exception()) is not None]
-        for error in failures:
-            raise error
+        running = [self._threads.submit(self._serve, server, steps) for server in others]
+        failures = [self._serve(first, steps), *(thread.result() for thread in running)]
+        for error in sorted(filter(None, failures), key=lambda error: isinstance(error, Halted)):
+            raise error  # one that was halted has nothing to tell of why: another may
         return first.describe_synchrony()
+
+    def _serve(self, server: ParameterServer, steps: int) -> BaseException | None:
+        try:
+            server.serve(steps)
+        except BaseException as error:  # handed on by `serve`
+            self._here.stop.set()  # no shard goes on alone
+            return error
+        return None
 
     def remember_best(self) -> None:
         """See `ParameterServer.remember_best`."""
@@ -261,12 +261,14 @@ class ActorPool:
         """Asks the machines of the cluster for the processors of so many workers."""
         return Reservation(workers, cpus_of_worker(workers, [node.cpus for node in nodes()]) or LEAST_SHARE)
 
-    def group(self, task: TrainingTask, rows: SharedRows, preparation: Preparation, place: Reservation) -> ActorGroup:
+    def group(
+        self, task: TrainingTask, rows: SharedRows, preparation: Preparation, reservation: Reservation
+    ) -> ActorGroup:
         """The processes of one run, ready to begin: each server beside one of the workers."""
-        nodes = place.nodes
-        beside = [nodes[server * task.workers // task.servers] for server in range(task.servers)]
+        machines = reservation.nodes
+        beside = [machines[server * task.workers // task.servers] for server in range(task.servers)]
         servers = [self._take(self._servers, ServerActor, node) for node in beside]
-        workers = [self._take(self._workers, WorkerActor, node) for node in nodes]
+        workers = [self._take(self._workers, WorkerActor, node) for node in machines]
         return ActorGroup(servers, workers, task, rows, preparation, self._here)
 
     def _take(self, reserve: list[Any], kind: Any, node: str) -> Any:
@@ -332,13 +334,14 @@ class ActorGroup:
     def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
         count = len(self._servers)
         sums: list[EpochSums] = get(self._epoch[count:])
-        told: list[dict[str, Any]] = [{}]
-        try:
-            told = get(self._epoch[:count])
-        except ChainruleError as error:
-            if error.stable_code != "halted":
-                raise
-        return sums, told[0]
+        told: list[dict[str, Any]] = []
+        for server in self._epoch[:count]:
+            try:
+                told.append(get(server))
+            except ChainruleError as error:  # one that was halted has nothing to tell of why: another may
+                if error.stable_code != "halted":
+                    raise
+        return sums, told[0] if told else {}
 
     def evaluate(self) -> list[MetricSums]:
         return [piece for pieces in get([worker.evaluate.remote() for worker in self._workers]) for piece in pieces]

@@ -21,7 +21,7 @@ from common.network.network import Network
 from common.network.quiet import quiet
 from common.schemas import training
 from worker.channel import Halted, Vector
-from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHTS, WorkerEnd
+from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHT, WEIGHTS, WorkerEnd
 from worker.epoch_order import epoch_order
 from worker.optimizers import make_optimizer
 from worker.shared_rows import SharedRows
@@ -106,12 +106,16 @@ class GradientWorker:
 
         """
         self._rows, self._losses, self._weight, self._waited = 0, list[float](), 0.0, 0.0
-        first = self._number
+        evaluation = list[MetricSums]()
         began = time.perf_counter()
         try:
             with quiet():
                 self._train(epoch)
             self._pull()
+            seconds = time.perf_counter() - began
+            for piece in self._pieces():
+                self._end.look()
+                evaluation.append(self._evaluate(piece))
         except BaseException as error:
             self._end.halt()  # a server must not wait for a worker that lives and sends no more
             if isinstance(error, Halted):
@@ -121,11 +125,10 @@ class GradientWorker:
             rows=self._rows,
             losses=self._epoch_losses(),
             weight=self._weight,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
             waiting=self._waited,
             halted=False,
-            evaluation=self.evaluate(),
-            rounds=self._number - first,
+            evaluation=tuple(evaluation),
         )
 
     def _epoch_losses(self) -> tuple[float, ...]:
@@ -135,7 +138,7 @@ class GradientWorker:
         for batch in self._batches(epoch):
             self._pull()
             loss = self._compute(batch)
-            self._end.remarks[0] = batch.weight if math.isfinite(loss) else math.nan
+            self._end.remarks[WEIGHT] = batch.weight if math.isfinite(loss) else math.nan
             if self._task.clip_norm is not None and isinstance(self._task.synchrony, training.BoundedStaleness):
                 self._end.remarks[SQUARED_NORM] = float(np.dot(self._gradient, self._gradient))
             self._push()
@@ -187,8 +190,11 @@ class GradientWorker:
 
     def evaluate(self) -> tuple[MetricSums, ...]:
         """The metrics' sums over its pieces of the validation rows, with the parameters as they are."""
+        return tuple(map(self._evaluate, self._pieces()))
+
+    def _pieces(self) -> range:
         count = -(-len(self._data.validation_x) // _EVALUATION_ROWS)
-        return tuple(self._evaluate(piece) for piece in range(*share(0, count, self._rank, self._task.workers)))
+        return range(*share(0, count, self._rank, self._task.workers))
 
     def _evaluate(self, piece: int) -> MetricSums:
         rows = slice(piece * _EVALUATION_ROWS, (piece + 1) * _EVALUATION_ROWS)
@@ -267,7 +273,7 @@ class LocalWorker(GradientWorker):
             weight = sum(self._step(batch) for batch in islice(batches, steps))
             busy = (time.perf_counter() - began) / steps
             done += steps
-            self._end.remarks[0], self._end.remarks[POSITION] = weight, done
+            self._end.remarks[WEIGHT], self._end.remarks[POSITION] = weight, done
             self._end.remarks[BUSY], self._end.remarks[EXCHANGE] = busy, self._exchange
             self._send(weight)
 

@@ -1,7 +1,8 @@
 """The parameter server (Li et al., OSDI 2014): averages what the workers send and applies the update.
 
 Plain classes that know neither Ray nor sockets; `actors.py` gives them processes of their own. One object keeps one
-shard, a range of the flat vector; shards work side by side and agree because each sees the same posts.
+shard, a range of the flat vector; shards work side by side. Where workers are waited for they agree, because each sees
+the same posts; with bounded staleness each applies them in its own order.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from common.errors import Diverged
+from common.network.initializers import initialize
 from common.network.parameters import GRAIN
 from common.network.quiet import quiet
 from common.schemas import training
 from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, PeerLost, Vector
-from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHTS, NormEnd, ServerEnd
+from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHT, WEIGHTS, NormEnd, ServerEnd
 from worker.optimizers import BlockMomentum, Optimizer, make_optimizer
 from worker.staleness import Clocks
 from worker.task import TrainingTask
@@ -171,7 +173,7 @@ class StaleServer(ParameterServer):
 
     def _apply_one(self, rank: int) -> None:
         inlet = self._end.inlets[rank]
-        weight = float(inlet.remarks[WEIGHTS][0])
+        weight = float(inlet.remarks[WEIGHT])
         if not math.isfinite(weight):
             raise Diverged(f"The loss stopped being a finite number at update {self.updates + 1}.")
         if weight:
@@ -258,6 +260,17 @@ MOST_STEPS = 256
 
 def _blend(before: float, now: float) -> float:
     return now if not before else 0.7 * before + 0.3 * now
+
+
+def initial_parameters(task: TrainingTask) -> Vector:
+    """The whole vector to start from, drawn from the task's seed."""
+    initial = np.empty(task.parameters, task.dtype)
+    generator = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(_INITIAL,)))
+    initialize(task.shape, task.inputs, task.outputs, generator, initial)
+    return initial
+
+
+_INITIAL = 0  # keeps these draws apart from others made with the same seed
 
 
 def make_server(task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None) -> ParameterServer:

@@ -42,6 +42,11 @@ class TrainingTask:
         return -(-rows // self.batch_size)
 
     @property
+    def clips_whole_gradient(self) -> bool:
+        """Whether shards must add up their parts of the norm: otherwise a worker knows the whole norm itself."""
+        return self.clip_norm is not None and self.synchrony.kind == "synchronous"
+
+    @property
     def shards(self) -> tuple[slice, ...]:
         """The ranges of the flat vector that the servers' threads keep, whole grains of it, in order."""
         count, grains = self.servers * self.lanes, -(-self.parameters // GRAIN)
@@ -65,8 +70,6 @@ class EpochSums:
     halted: bool
     evaluation: tuple[MetricSums, ...]
     """Piece by piece."""
-    rounds: int = 0
-    """Exchanges with the servers."""
 
 
 def share(start: int, stop: int, rank: int, workers: int) -> tuple[int, int]:

@@ -111,27 +111,27 @@ class TrainingRun:
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
         preparation = Preparation(job.request, job.task, dataset, self._settings)
-        place = self._pool.reserve(job.request.cluster.workers)
+        reservation = self._pool.reserve(job.request.cluster.workers)
         try:
             prepared = preparation.prepare()
             try:
-                self._train_on(place, job, dataset, preparation, prepared)
+                self._train_on(reservation, job, dataset, preparation, prepared)
             finally:
                 prepared.data.close()
         finally:
-            place.release()
+            reservation.release()
 
     def _train_on(
-        self, place: Reservation, job: Job, dataset: Dataset, preparation: Preparation, prepared: PreparedData
+        self, reservation: Reservation, job: Job, dataset: Dataset, preparation: Preparation, prepared: PreparedData
     ) -> None:
         for warning in prepared.warnings:
             self._stores.jobs.record(self._claim, kind="warning", event={"message": warning})
-        while not place.wait(_LOOK_SECONDS):
+        while not reservation.wait(_LOOK_SECONDS):
             if self._stores.jobs.cancel_asked(self._claim):
                 self._stores.jobs.end_cancelled(self._claim)
                 return
         task = _task(job, prepared)
-        group = self._pool.group(task, prepared.data, preparation, place)
+        group = self._pool.group(task, prepared.data, preparation, reservation)
         try:
             for process in group.processes():
                 self._stores.jobs.record(self._claim, kind="worker", event={"phase": "started", **process})

@@ -327,6 +327,7 @@ def test_a_minimal_request_becomes_a_queued_job_shown_in_full(api: TestClient, s
         "started_at": None,
         "finished_at": None,
         "queue_position": 0,
+        "waiting_for": None,
         "task": "classification",
         "progress": None,
         "metrics": None,
@@ -395,12 +396,12 @@ def test_all_faults_of_a_request_come_at_once_each_with_its_pointer(api: TestCli
         optimizer={"kind": "adam", "learning_rate": MARK, "momentum": 0.9},
         network={"layers": [{"kind": "dense", "units": 0, "activation": MARK}, {"kind": MARK}]},
         features=["length", MARK],
-        cluster={"servers": 4},
+        cluster={"servers": 0},
         query=1,
     )
     answer = api.post("/v1/jobs", json=body)
     assert sorted(refused(answer, 422, "invalid_request")) == [
-        ("/cluster/servers", "not_supported_yet"),
+        ("/cluster/servers", "out_of_range"),
         ("/features/1", "unknown_column"),
         ("/loss", "not_supported_yet"),
         ("/name", "invalid_name"),

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from common.schemas import training
-from tests.unit.training import SMALL, Cast, initial_parameters, make_rows, make_task, train
-from worker.parameter_server import Pace
+from tests.unit.training import SMALL, Cast, make_rows, make_task, train
+from worker.parameter_server import Pace, initial_parameters
 
 WIDE = training.NetworkShape(
     layers=(training.Dense(units=300, activation="relu", dropout=0.2), training.Dense(units=20, activation="tanh"))
@@ -67,16 +66,8 @@ def test_a_single_worker_may_take_any_number_of_local_steps_without_a_difference
         np.testing.assert_allclose(local_steps.parameters, alone.parameters, rtol=0, atol=1e-10)
 
 
-def shard_sgd(start: NDArray[Any], moves: list[NDArray[Any]], momentum: float) -> NDArray[Any]:
-    """Nesterov momentum over averaged moves, as block momentum has it (Chen and Huo, 2016, equations 4 to 6)."""
-    velocity, parameters = np.zeros_like(start), start.copy()
-    for move in moves:
-        velocity = momentum * velocity + move
-        parameters = parameters + momentum * velocity + move
-    return parameters
-
-
 def test_moves_are_averaged_by_the_weight_of_their_rows_with_outer_momentum() -> None:
+    # Block momentum: Chen and Huo, 2016, equations 4 to 6.
     task = make_task(
         2,
         synchrony=local(2, momentum=0.5),

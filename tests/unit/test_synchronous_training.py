@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from common.errors import Diverged
 from common.network.parameters import GRAIN, network_layout
 from common.schemas import training
-from tests.unit.training import CLASSES, INPUTS, initial_parameters, make_rows, make_task, train
+from tests.unit.training import CLASSES, INPUTS, make_rows, make_task, train
 from worker.epoch_order import epoch_order
+from worker.parameter_server import initial_parameters
 from worker.task import TrainingTask, share
 
 OPTIMIZERS: list[training.Optimizer] = [

@@ -12,14 +12,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from common.network.initializers import initialize
 from common.network.metrics import MetricSums
 from common.network.parameters import parameter_count
 from common.schemas import training
 from worker.channel.ends import NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
 from worker.gradient_worker import make_worker
-from worker.parameter_server import ParameterServer, make_server
+from worker.parameter_server import ParameterServer, initial_parameters, make_server
 from worker.task import EpochSums, TrainingTask
 
 INPUTS, CLASSES = 5, 3
@@ -78,12 +77,6 @@ def make_rows(rows: int, task: TrainingTask, *, scale: float = 1.0, weighted: bo
     return Rows(*train, *validation)
 
 
-def initial_parameters(task: TrainingTask) -> NDArray[Any]:
-    initial = np.empty(task.parameters, task.dtype)
-    initialize(task.shape, task.inputs, task.outputs, np.random.default_rng(0), initial)
-    return initial
-
-
 class Trained:
     """The end of a training, and what was seen on the way."""
 
@@ -120,8 +113,7 @@ class Cast:
         shards, workers = around[:count], around[count:]
         places = [one.place for one in shards]
         ends = [ServerEnd(task, k, one, [w.place for w in workers]) for k, one in enumerate(shards)]
-        is_clipped = task.clip_norm is not None and task.synchrony.kind == "synchronous"
-        norms = [NormEnd(task, k, one, places) if is_clipped else None for k, one in enumerate(shards)]
+        norms = [NormEnd(task, k, one, places) if task.clips_whole_gradient else None for k, one in enumerate(shards)]
         self.worker_ends = [
             WorkerEnd(task, rank, one, [end.addresses[rank] for end in ends]) for rank, one in enumerate(workers)
         ]

@@ -2,7 +2,7 @@
 
 An *outlet* is where one process posts a vector, an *inlet* is where another one reads it. Posts are numbered 1, 2,
 3, …, and a reader names the number it waits for. Who may post when follows from the protocol of the training
-(`worker.synchrony`): nobody posts number n + 1 before everyone has done with number n.
+(`worker.parameter_server`, `worker.gradient_worker`): nobody posts number n + 1 before everyone has done with number n.
 
 There are two implementations, shared memory on one machine and sockets between machines, chosen for each pair of
 processes by where they are.

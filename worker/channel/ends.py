@@ -18,8 +18,10 @@ from worker.tree_sum import LEAVES, most_nodes
 
 NOTE = 0
 """The remark in which a server tells its workers how many local steps to take."""
+WEIGHT = 0
+"""The remark in which a worker tells the summed weight of its rows; no number at all: the loss was none."""
 WEIGHTS = slice(0, LEAVES)
-"""The remarks in which a worker tells the summed row weights of its vectors; no number at all: the loss was none."""
+"""The same for each leaf of a reproducible sum; others leave all but the first at 0."""
 POSITION, BUSY, EXCHANGE, SQUARED_NORM = range(LEAVES, LEAVES + 4)
 """Further remarks of a worker: steps done in the epoch; seconds of a step, and of the last exchange; of the vector."""
 
@@ -205,6 +207,11 @@ class WorkerEnd:
         """Waits until `parameters` are those of post `number`. Raises as `Inlet.wait` does."""
         for inlet in self._inlets:
             inlet.wait(number)
+
+    def look(self) -> None:
+        """Raises Halted if a server said so, PeerLost if one is gone."""
+        for inlet in self._inlets:
+            inlet.arrived()
 
     def push(self, number: int) -> None:
         """Posts gradient and remarks to all servers."""

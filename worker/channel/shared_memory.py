@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from common import processes
 from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, REMARKS, Halted, PeerLost, Vector
 
 _PAGE = mmap.PAGESIZE
@@ -102,7 +103,7 @@ class _Peer:
 
     def check(self) -> None:
         """Raises PeerLost if it is gone."""
-        if not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE:
+        if not processes.is_there(self._process):
             raise PeerLost(f"Process {self._process.pid} is gone.")
 
 
@@ -281,7 +282,7 @@ def _open(pid: int, file: int, region: Region, at: int, size: int, *, writable: 
     mode = os.O_RDWR if writable else os.O_RDONLY
     try:
         opened = os.open(f"/proc/{pid}/fd/{file}", mode | os.O_CLOEXEC)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ProcessLookupError, PermissionError) as error:  # of a zombie, or of a pid used again
         raise PeerLost(_GONE) from error
     try:
         if os.fstat(opened).st_size < offset + size:

@@ -26,7 +26,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import ChainruleError
-from worker.channel import FENCE_BYTES, LONGEST_STEP_SECONDS, REMARKS, Halted, PeerLost, Vector
+from worker.channel import FENCE_BYTES, LONGEST_STEP_SECONDS, LOOK_SECONDS, REMARKS, Halted, PeerLost, Vector
 
 _HEADER = struct.Struct(f"<4sBBxx{FENCE_BYTES}sqq{REMARKS}d")
 """Magic, version of the format, kind, fence, number, bytes of the vector, remarks."""
@@ -37,7 +37,7 @@ _FRAME = 1024 * 1024
 _SEAL = 33  # bytes that CurveZMQ adds to a frame
 _LONGEST_HANDSHAKE = 1024  # no command of CurveZMQ's handshake is longer
 
-_LOOK_MS = 50  # between looks at whether the peer is connected and this process told to stop
+_LOOK_MS = int(LOOK_SECONDS * 1000)  # between looks at whether the peer is connected and this process told to stop
 _LINGER_MS = 1000  # for what was sent before closing, a halt above all
 
 
