@@ -89,6 +89,7 @@ def machines(count: int, *, delay: float = 0.0, loss: float = 0.0) -> Iterator[l
             _run("ip", "netns", "add", machine.name)
             _run("ip", "-n", machine.name, "link", "set", "lo", "up")
         if delay or loss:
+            assert count == 2
             wire = _slow_wire(found, delay, loss)
         else:
             _bridge(prefix, found)
