@@ -133,6 +133,10 @@ def train(
     target: Annotated[str, typer.Option(help="The column to predict.")],
     name: Annotated[str | None, typer.Option(help="Name of the job and its model; default: the file's.")] = None,
     workers: Annotated[int | None, typer.Option(help="Gradient workers.")] = None,
+    servers: Annotated[int | None, typer.Option(help="Parameter servers.")] = None,
+    synchrony: Annotated[
+        str | None, typer.Option(help="synchronous, bounded_staleness or local_steps; options of theirs: --request.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the rows.")] = None,
     request: Annotated[Path | None, typer.Option(help="A JSON file with more of the training request.")] = None,
     as_json: AsJson = False,
@@ -147,8 +151,9 @@ def train(
             for warning in dataset["warnings"]:
                 err.print(f"note: {warning}", markup=False)
         body |= {"dataset_id": dataset["id"], "target": target, "name": name}
-        if workers is not None:
-            body["cluster"] = {**body.get("cluster", {}), "workers": workers}
+        cluster = {"workers": workers, "servers": servers, "synchrony": synchrony}
+        if given := {name: value for name, value in cluster.items() if value is not None}:
+            body["cluster"] = {**body.get("cluster", {}), **given}
         if epochs is not None:
             body["training"] = {**body.get("training", {}), "epochs": epochs}
         job = client.submit(body)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,9 +21,8 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.errors import ChainruleError, OutOfMemory
-from common.network.metrics import MetricSums
 from common.schemas.cluster import Node
-from worker.admission import LEAST_SHARE, cpus_of_worker
+from worker.admission import cpus_of_worker
 from worker.channel import Halted, PeerLost, Vector
 from worker.channel.ends import Address, NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
@@ -56,9 +56,6 @@ class Group(Protocol):
             ProcessLost: somebody died.
 
         """
-
-    def evaluate(self) -> list[MetricSums]:
-        """An evaluation of the parameters as they are, in pieces."""
 
     def remember_best(self) -> None:
         """Keeps the parameters as the best so far."""
@@ -94,6 +91,11 @@ class _Process:
     def place(self) -> Place:
         """Where this process is."""
         return self._here.place
+
+    @ray.method(concurrency_group="control")
+    def halt(self) -> None:
+        """Ends the epoch at the next step; runs beside it."""
+        self._here.stop.set()
 
 
 class ServerProcess(_Process):
@@ -158,11 +160,6 @@ class ServerProcess(_Process):
         updates = self._servers[0].updates
         return {"role": "server", "pid": os.getpid(), "node": self._here.place.node, "updates": updates}
 
-    @ray.method(concurrency_group="control")
-    def halt(self) -> None:
-        """Ends the training at the next wait, here and in the workers; runs beside `serve`."""
-        self._here.stop.set()
-
 
 class WorkerProcess(_Process):
     """A gradient worker in a process of its own."""
@@ -183,10 +180,6 @@ class WorkerProcess(_Process):
         """See `GradientWorker.run_epoch`."""
         return self._worker.run_epoch(epoch)
 
-    def evaluate(self) -> tuple[MetricSums, ...]:
-        """See `GradientWorker.evaluate`."""
-        return self._worker.evaluate()
-
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
         computed = self._worker.gradients_computed
@@ -196,7 +189,7 @@ class WorkerProcess(_Process):
 
 _remote: Any = ray.remote  # its types know nothing of concurrency groups
 ServerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 1})(ServerProcess)
-WorkerActor = _remote(num_cpus=0, max_restarts=0)(WorkerProcess)
+WorkerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 1})(WorkerProcess)
 
 
 class Reservation:
@@ -206,30 +199,57 @@ class Reservation:
 
     Args:
         workers: how many there are.
-        cpus: the share of each.
+
+    Raises:
+        ProcessLost: the cluster is too small, or does not answer.
 
     """
 
-    def __init__(self, workers: int, cpus: float) -> None:
-        self._group = placement_group([{"CPU": cpus}] * workers, strategy="PACK")
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._cpus = self._share()
+        self._group = self._ask()
+
+    def _share(self) -> float:
+        share = cpus_of_worker(self._workers, [node.cpus for node in nodes()])
+        if share is None:
+            raise ProcessLost("The cluster has become too small for the job.")
+        return share
+
+    def _ask(self) -> Any:
+        with _ray_failures():
+            return placement_group([{"CPU": self._cpus}] * self._workers, strategy="PACK")
+
+    def renew(self) -> None:
+        """Asks anew where machines have come or gone since, and what was asked for may never be there.
+
+        Raises:
+            ProcessLost: the cluster has become too small.
+
+        """
+        share = self._share()
+        if share != self._cpus:
+            self.release()
+            self._cpus, self._group = share, None
+            self._group = self._ask()
 
     def wait(self, seconds: float) -> bool:
         """Waits for at most so long; whether the processors are there."""
-        try:
+        with _ray_failures():
             return bool(self._group.wait(seconds))
-        except RayError as error:
-            raise ProcessLost("Ray failed.") from error
 
     @property
     def nodes(self) -> list[str]:
         """The machine of each worker, by rank."""
-        table: dict[str, Any] = placement_group_table(self._group)
+        with _ray_failures():
+            table: dict[str, Any] = placement_group_table(self._group)
         placed: dict[int, str] = table["bundles_to_node_id"]
         return [placed[rank] for rank in sorted(placed)]
 
     def release(self) -> None:
-        """Gives the processors back."""
-        remove_placement_group(self._group)
+        """Gives the processors back; a Ray that has failed takes them itself."""
+        with suppress(RayError):
+            remove_placement_group(self._group)
 
 
 class ActorPool:
@@ -259,7 +279,7 @@ class ActorPool:
 
     def reserve(self, workers: int) -> Reservation:
         """Asks the machines of the cluster for the processors of so many workers."""
-        return Reservation(workers, cpus_of_worker(workers, [node.cpus for node in nodes()]) or LEAST_SHARE)
+        return Reservation(workers)
 
     def group(
         self, task: TrainingTask, rows: SharedRows, preparation: Preparation, reservation: Reservation
@@ -343,9 +363,6 @@ class ActorGroup:
                     raise
         return sums, told[0] if told else {}
 
-    def evaluate(self) -> list[MetricSums]:
-        return [piece for pieces in get([worker.evaluate.remote() for worker in self._workers]) for piece in pieces]
-
     def remember_best(self) -> None:
         for server in self._servers:
             server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
@@ -354,14 +371,15 @@ class ActorGroup:
         return np.concatenate(get([server.best.remote() for server in self._servers]))
 
     def halt(self) -> None:
-        get([server.halt.remote() for server in self._servers])
+        get([actor.halt.remote() for actor in (*self._servers, *self._workers)])
 
     def processes(self) -> list[dict[str, object]]:
         return list(get([actor.describe.remote() for actor in (*self._servers, *self._workers)]))
 
     def close(self) -> None:
         for actor in (*self._servers, *self._workers):
-            ray.kill(actor)
+            with suppress(RayError):
+                ray.kill(actor)
 
 
 def get(refs: Any) -> Any:
@@ -391,6 +409,15 @@ def get(refs: Any) -> Any:
         raise ProcessLost("Ray failed.") from error
 
 
+@contextmanager
+def _ray_failures() -> Iterator[None]:
+    """Raises ProcessLost for whatever Ray itself raises inside."""
+    try:
+        yield
+    except RayError as error:
+        raise ProcessLost("Ray failed.") from error
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterConnection:
     """This process as a driver of the cluster at `address`."""
@@ -412,7 +439,8 @@ class ClusterConnection:
 
 def nodes() -> list[Node]:
     """The machines of the cluster."""
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    with _ray_failures():
+        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [_read_node(node) for node in found if node["Alive"]]
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 MOST_WORKERS_PER_CPU = 4
-LEAST_SHARE = 1 / MOST_WORKERS_PER_CPU
 _UNITS = 10_000  # Ray counts processors in ten-thousandths
 
 
@@ -28,6 +27,6 @@ def cpus_of_worker(workers: int, machines: Sequence[float]) -> float | None:
 def too_large_for(workers: int, machines: Sequence[float]) -> str:
     """Why a job waits that `cpus_of_worker` finds too large."""
     return (
-        f"The job waits: {workers} workers need {workers * LEAST_SHARE:g} CPUs at least, and the cluster has "
+        f"The job waits: {workers} workers need {workers / MOST_WORKERS_PER_CPU:g} CPUs at least, and the cluster has "
         f"{sum(machines):g}. It starts when machines join; or ask for fewer workers."
     )

@@ -16,20 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.network.dropout import DropoutMasks
-from common.network.metrics import MetricSums, classification_sums, regression_sums
+from common.network.metrics import MetricSums
 from common.network.network import Network
 from common.network.quiet import quiet
 from common.schemas import training
 from worker.channel import Halted, Vector
-from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHT, WEIGHTS, WorkerEnd
+from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, WorkerEnd
 from worker.epoch_order import epoch_order
+from worker.evaluator import Evaluator
+from worker.norm import GrainSums, clipping
 from worker.optimizers import make_optimizer
 from worker.shared_rows import SharedRows
 from worker.task import EpochSums, TrainingTask, share
 from worker.tree_sum import LEAVES, nodes
-
-_EVALUATION_ROWS = 512
-"""Evaluated together, and by one worker: so the sums over them are the same however many workers there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,18 @@ class GradientWorker:
         self._end = end
         parts = LEAVES if task.reproducible else task.workers
         self._largest = -(-min(task.batch_size, len(data.x)) // parts)
-        self._network = self._make_network(self._parameters, self._largest, self._gradient)
+        self._network = Network(
+            task.shape,
+            task.inputs,
+            task.outputs,
+            task.loss,
+            max_rows=self._largest,
+            parameters=self._parameters,
+            gradient=self._gradient,
+        )
         self._network.loss.check(len(data.targets), data.targets, data.weights)  # once: steps rely on it
-        self._evaluator = self._make_network(end.parameters, min(_EVALUATION_ROWS, len(data.validation_x)), None)
+        self._evaluator = Evaluator(task, data, end.parameters)
+        self._sums = GrainSums(self._gradient)
         self._x = np.empty((self._largest, task.inputs), task.dtype)
         self._targets = np.empty((self._largest, *data.targets.shape[1:]), data.targets.dtype)
         self._weights = None if data.weights is None else np.empty(self._largest, task.dtype)
@@ -86,18 +94,6 @@ class GradientWorker:
         gradient: Vector = self._end.gradient[0]
         return gradient
 
-    def _make_network(self, parameters: Vector, rows: int, gradient: Vector | None) -> Network:
-        task = self._task
-        return Network(
-            task.shape,
-            task.inputs,
-            task.outputs,
-            task.loss,
-            max_rows=rows,
-            parameters=parameters,
-            gradient=gradient,
-        )
-
     def run_epoch(self, epoch: int) -> EpochSums:
         """One pass over the training rows, then an evaluation.
 
@@ -113,9 +109,9 @@ class GradientWorker:
                 self._train(epoch)
             self._pull()
             seconds = time.perf_counter() - began
-            for piece in self._pieces():
+            for piece in self._evaluator.pieces(self._rank, self._task.workers):
                 self._end.look()
-                evaluation.append(self._evaluate(piece))
+                evaluation.append(self._evaluator.evaluate(piece))
         except BaseException as error:
             self._end.halt()  # a server must not wait for a worker that lives and sends no more
             if isinstance(error, Halted):
@@ -139,8 +135,8 @@ class GradientWorker:
             self._pull()
             loss = self._compute(batch)
             self._end.remarks[WEIGHT] = batch.weight if math.isfinite(loss) else math.nan
-            if self._task.clip_norm is not None and isinstance(self._task.synchrony, training.BoundedStaleness):
-                self._end.remarks[SQUARED_NORM] = float(np.dot(self._gradient, self._gradient))
+            if self._task.clip_norm is not None and not self._task.clips_whole_gradient:
+                self._end.remarks[NORM] = self._sums.norm()
             self._push()
 
     def _compute(self, batch: Batch) -> float:
@@ -187,24 +183,6 @@ class GradientWorker:
             self._data.weights.take(rows, 0, weights, "clip")
             weight = float(weights.sum(dtype=np.float64))
         return Batch(x, targets, weights, start, weight)
-
-    def evaluate(self) -> tuple[MetricSums, ...]:
-        """The metrics' sums over its pieces of the validation rows, with the parameters as they are."""
-        return tuple(map(self._evaluate, self._pieces()))
-
-    def _pieces(self) -> range:
-        count = -(-len(self._data.validation_x) // _EVALUATION_ROWS)
-        return range(*share(0, count, self._rank, self._task.workers))
-
-    def _evaluate(self, piece: int) -> MetricSums:
-        rows = slice(piece * _EVALUATION_ROWS, (piece + 1) * _EVALUATION_ROWS)
-        x, targets = self._data.validation_x[rows], self._data.validation_targets[rows]
-        weights = None if self._data.validation_weights is None else self._data.validation_weights[rows]
-        outputs = self._evaluator.outputs(x)
-        loss = self._evaluator.loss.forward(outputs, targets, weights)
-        measure = classification_sums if self._task.task == "classification" else regression_sums
-        weight = None if weights is None else float(weights.sum(dtype=np.float64))
-        return measure(outputs, targets, loss, weight)
 
 
 class ReproducibleWorker(GradientWorker):
@@ -287,15 +265,17 @@ class LocalWorker(GradientWorker):
 
     def _step(self, batch: Batch) -> float:
         """A step of the worker's own; the rows' weight, or no number where the loss is none."""
+        self._end.look()
         loss = self._compute(batch)
         if not math.isfinite(loss):
             return math.nan
         if batch.weight:
-            gradient = self._own_gradient
             scale = 1 / batch.weight
             if self._task.clip_norm is not None:
-                norm = math.sqrt(float(np.dot(gradient, gradient))) * scale
-                scale *= min(1.0, self._task.clip_norm / norm) if norm else 1.0
+                norm = scale * self._sums.norm()
+                if not math.isfinite(norm):
+                    return math.nan
+                scale *= clipping(self._task.clip_norm, norm)
             self._optimizer.step(scale)
         return batch.weight
 

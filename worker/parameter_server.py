@@ -18,11 +18,11 @@ import numpy as np
 
 from common.errors import Diverged
 from common.network.initializers import initialize
-from common.network.parameters import GRAIN
 from common.network.quiet import quiet
 from common.schemas import training
 from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, PeerLost, Vector
-from worker.channel.ends import BUSY, EXCHANGE, POSITION, SQUARED_NORM, WEIGHT, WEIGHTS, NormEnd, ServerEnd
+from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, NormEnd, ServerEnd
+from worker.norm import GrainSums, clipping, norm_of
 from worker.optimizers import BlockMomentum, Optimizer, make_optimizer
 from worker.staleness import Clocks
 from worker.task import TrainingTask
@@ -49,6 +49,7 @@ class ParameterServer:
         self._best = self._parameters.copy()
         self._sum = np.empty_like(self._parameters)
         self._optimizer = self._make_optimizer()
+        self._grains = None if norms is None else GrainSums(self._sum, norms.grains)
         self._additions = _additions(task, end, self._sum, self._optimizer.blocks)
         self.number = 1
         """Of the last post to the workers."""
@@ -77,6 +78,8 @@ class ParameterServer:
             with quiet():
                 self._serve(steps)
         except BaseException:
+            if self._norms is not None:
+                self._norms.halt()
             self._end.halt()  # nobody is left waiting for parameters that will not come
             raise
 
@@ -90,9 +93,7 @@ class ParameterServer:
         self._end.wait(self.number)
         self.number += 1
         total = math.fsum(weight for inlet in self._end.inlets for weight in inlet.remarks[WEIGHTS].tolist())
-        if not math.isfinite(total):
-            raise Diverged(f"The loss stopped being a finite number at step {self.updates + 1}.")
-        if total:  # rows that all weigh nothing say nothing
+        if self._finite(total):  # rows that all weigh nothing say nothing
             self._apply(1 / total)
         self.updates += 1
 
@@ -115,9 +116,15 @@ class ParameterServer:
         for operations in self._additions:
             for add in operations:
                 add()
-        _grain_sums(self._sum, norms.grains)
-        norm = scale * math.sqrt(math.fsum(np.concatenate(norms.exchange(self.number - 1)).tolist()))
-        return min(1.0, self._task.clip_norm / norm) if norm else 1.0
+        assert self._grains is not None
+        self._grains.compute()
+        norm = scale * norm_of(np.concatenate(norms.exchange(self.number - 1)))
+        return clipping(self._task.clip_norm, self._finite(norm))
+
+    def _finite(self, number: float) -> float:
+        if not math.isfinite(number):
+            raise Diverged(f"The loss or its gradient stopped being finite numbers at step {self.updates + 1}.")
+        return number
 
     def remember_best(self) -> None:
         """Keeps a copy of the parameters as the best so far."""
@@ -173,14 +180,11 @@ class StaleServer(ParameterServer):
 
     def _apply_one(self, rank: int) -> None:
         inlet = self._end.inlets[rank]
-        weight = float(inlet.remarks[WEIGHT])
-        if not math.isfinite(weight):
-            raise Diverged(f"The loss stopped being a finite number at update {self.updates + 1}.")
+        weight = self._finite(float(inlet.remarks[WEIGHT]))
         if weight:
             scale = 1 / weight
-            norm = math.sqrt(max(inlet.remarks[SQUARED_NORM], 0.0)) * scale
-            if self._task.clip_norm is not None and norm > self._task.clip_norm:
-                scale *= self._task.clip_norm / norm
+            if self._task.clip_norm is not None:
+                scale *= clipping(self._task.clip_norm, self._finite(scale * float(inlet.remarks[NORM])))
             self._optimizer.begin_step(scale)
             for block, span in enumerate(self._optimizer.blocks):
                 np.copyto(self._sum[span], inlet.vector[0, span])
@@ -306,18 +310,3 @@ def _bound(operands: list[Vector], plan: tuple[Addition, ...], out: Vector) -> l
         bound.append(partial(np.add, operands[addition.left], operands[addition.right], result))
         operands.append(result)
     return bound
-
-
-def _grain_sums(vector: Vector, out: Vector) -> None:
-    """The sums of squares of a vector's grains, the last of which may be short; each comes out the same in any shard."""
-    squares = np.zeros((_GRAINS_AT_ONCE, GRAIN))
-    for first in range(0, out.size, _GRAINS_AT_ONCE):
-        numbers = vector[first * GRAIN : (first + _GRAINS_AT_ONCE) * GRAIN]
-        room = squares.reshape(-1)
-        np.multiply(numbers, numbers, out=room[: numbers.size], dtype=np.float64)
-        room[numbers.size :] = 0
-        count = -(-numbers.size // GRAIN)
-        np.add.reduce(squares[:count], axis=1, out=out[first : first + count])
-
-
-_GRAINS_AT_ONCE = 32

@@ -1,6 +1,6 @@
 """A run's process as its supervisor sees it: lines of JSON to and from a child.
 
-The child says {"ready": [nodes]} when it is connected, and again every few seconds while it is
+The child says {"nodes": [nodes]} when it is connected, and every few seconds from then on; {"ready": true} when it is
 idle; it takes {"job_id", "fence"}, and says {"done": job_id} when the job has ended, or {"lost": job_id, "reason"}
 when it is to be tried again, after which it ends. A child that dies says nothing more.
 """
@@ -25,11 +25,15 @@ NICENESS = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The child is connected and idle."""
+class Nodes:
+    """The machines of the child's cluster."""
 
     nodes: tuple[Node, ...]
-    """The machines of its cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child is connected and idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Exited:
     status: int
 
 
-Message = Ready | Lost | Done | Exited
+Message = Nodes | Ready | Lost | Done | Exited
 
 
 @dataclass(eq=False)
@@ -118,8 +122,10 @@ def _read_message(line: str) -> Message | None:
     except ValueError:  # a library printed something
         return None
     match said:
-        case {"ready": list(nodes)}:
-            return Ready(tuple(Node.model_validate(node) for node in nodes))
+        case {"nodes": list(nodes)}:
+            return Nodes(tuple(Node.model_validate(node) for node in nodes))
+        case {"ready": True}:
+            return Ready()
         case {"lost": str(reason)}:
             return Lost(reason)
         case {"done": str()}:

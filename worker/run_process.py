@@ -5,11 +5,16 @@ What it hears and says is described in `run_child.py`. It ends when its input do
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import select
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from common.errors import ChainruleError, FenceLost
 from common.settings import Settings, read_settings
@@ -26,7 +31,7 @@ _PATIENCE = 60
 _WORKERS_IN_RESERVE = 2
 """As many as a job has by default."""
 _REPORT_SECONDS = 5.0
-"""Between reports of an idle process on its cluster, whose machines come and go."""
+"""Between reports on the cluster, whose machines come and go."""
 
 
 def main() -> None:
@@ -43,19 +48,43 @@ def main() -> None:
         pool = ActorPool()
         while True:
             pool.fill(_WORKERS_IN_RESERVE)
-            while True:
-                print(json.dumps({"ready": [node.model_dump(mode="json") for node in nodes()]}), file=say)
-                if select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
-                    break
+            _tell_nodes(say)
+            print(json.dumps({"ready": True}), file=say)
+            while not select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
+                _tell_nodes(say)
             line = sys.stdin.readline()
             if not line:
                 return
-            outcome = _run(stores, pool, Claim(**json.loads(line)), settings)
+            with _reporting(say):
+                outcome = _run(stores, pool, Claim(**json.loads(line)), settings)
             print(json.dumps(outcome), file=say)
             if "lost" in outcome:  # with its driver, Ray ends what may still be left of the run
                 return
     except ProcessLost as error:
         sys.exit(error.message)
+
+
+def _tell_nodes(say: TextIO) -> None:
+    print(json.dumps({"nodes": [node.model_dump(mode="json") for node in nodes()]}), file=say)
+
+
+@contextmanager
+def _reporting(say: TextIO) -> Iterator[None]:
+    """Reports on the cluster while a job is at work, for those that wait may fit when machines join."""
+    done = threading.Event()
+
+    def report() -> None:
+        with suppress(ProcessLost):  # the job finds out itself
+            while not done.wait(_REPORT_SECONDS):
+                _tell_nodes(say)
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reporter.join(_REPORT_SECONDS)
 
 
 def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings) -> dict[str, str]:
@@ -67,6 +96,7 @@ def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings) -> d
     except ChainruleError as error:
         return {"lost": claim.job_id, "reason": error.message}
     log.info("%s is done", claim.job_id)
+    gc.collect()  # an error of the job may hold on to its rows
     return {"done": claim.job_id}
 
 

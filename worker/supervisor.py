@@ -10,6 +10,7 @@ import os
 import queue
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from common.store.jobs import Claim, Lease
 from common.store.stores import Stores
 from worker.admission import cpus_of_worker, too_large_for
 from worker.ray_node import RayCluster
-from worker.run_child import Done, Exited, Lost, Message, Ready, RunChild
+from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready, RunChild
 
 log = logging.getLogger("chainrule.supervisor")
 
 _TICK_SECONDS = 0.1
 _REPORT_SECONDS = 2.0
 _PAUSES = (1.0, 2.0, 5.0, 10.0)
+_MOST_JUDGED = 50
+"""Jobs in one step, so that leases are renewed in time however many wait."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class Supervisor:
         self._stopping = False
         self._was_ready = False
         self._failures = 0
+        self._too_large: dict[str, tuple[float, ...]] = {}
         self._start_after = self._renew_after = self._report_after = 0.0
 
     def run(self) -> None:
@@ -135,7 +139,7 @@ class Supervisor:
             if child.address != self._ray.address:  # a driver of a cluster that is gone
                 child.kill()
         has_idle = any(child.claim is None for child in self._children)
-        is_full = bool(self._nodes) and self._running() >= self._cpus()
+        is_full = 0 < self._cpus() <= self._running()
         if is_up and not has_idle and not is_full and self._clock() >= self._start_after:
             self._children.append(
                 RunChild(self._ray.address, self._logs / "runs.log", self._ray.environment, self._hear)
@@ -145,20 +149,21 @@ class Supervisor:
         self._messages.put((child, message))
 
     def _listen(self) -> None:
-        """Waits a tick for what children say, and acts on it."""
-        try:
+        """Waits a tick for what children say, and acts on all of it."""
+        with suppress(queue.Empty):
             said = self._messages.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            return
-        if said is None:
-            return
-        child, message = said
+            while True:
+                if said is not None:
+                    self._act(*said)
+                said = self._messages.get_nowait()
+
+    def _act(self, child: RunChild, message: Message) -> None:
         match message:
-            case Ready(nodes):
-                if not child.is_ready:
-                    self._report_after = 0.0
-                child.is_ready, self._failures = True, 0
+            case Nodes(nodes):
                 self._nodes = nodes
+            case Ready():
+                self._report_after = 0.0
+                child.is_ready, self._failures = True, 0
             case Done():
                 child.claim = None
             case Lost(reason):
@@ -214,29 +219,39 @@ class Supervisor:
 
     def _next_job(self) -> tuple[Job, float] | None:
         """The first job in the queue that the cluster is large enough for, and the processors it is to have."""
-        too_large: list[str] = []
-        while job_id := self._stores.jobs.waiting(too_large):
+        machines = tuple(node.cpus for node in self._nodes)
+        queue = self._stores.jobs.queue()
+        if len(self._too_large) > 2 * len(queue):
+            self._too_large = {job_id: known for job_id, known in self._too_large.items() if job_id in set(queue)}
+        new = [job_id for job_id in queue if self._too_large.get(job_id) != machines]
+        for job_id in new[:_MOST_JUDGED]:
             try:
                 job = self._stores.jobs.get(job_id)
-            except NotFound:  # cancelled and deleted in between
-                return None
+            except NotFound:  # cancelled and deleted in between, or removed by hand
+                self._stores.jobs.unqueue(job_id)
+                continue
             except CorruptRecord as error:
                 self._bury(job_id, error)
-                return None
-            workers, machines = job.request.cluster.workers, [node.cpus for node in self._nodes]
+                continue
+            workers = job.request.cluster.workers
             share = cpus_of_worker(workers, machines)
             if share is not None:
                 return job, share * workers
-            too_large.append(job_id)
+            self._too_large[job_id] = machines
             self._stores.jobs.explain_wait(job_id, too_large_for(workers, machines))
         return None
 
     def _bury(self, job_id: str, error: CorruptRecord) -> None:
         """Ends a job that cannot be read, so that it does not stand before the others for ever."""
         log.error("%s: %s", job_id, error.message)
-        claim = self._stores.jobs.claim(job_id)
-        if claim is not None:
-            self._stores.jobs.fail(claim, JobError(code="state_lost", message="The record of the job is damaged."))
+        try:
+            claim = self._stores.jobs.claim(job_id)
+            if claim is not None:
+                self._stores.jobs.fail(claim, JobError(code="state_lost", message="The record of the job is damaged."))
+                return
+        except CorruptRecord:
+            log.exception("%s cannot be ended", job_id)
+        self._stores.jobs.unqueue(job_id)
 
     def _running(self) -> float:
         """Processors that its jobs have."""

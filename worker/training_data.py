@@ -90,9 +90,10 @@ class Preparation:
             labels=self._task == "classification",
             weighted=request.weight_column is not None,
         )
+        mean_weight = self._mean_weight(table, training_rows)
         data = SharedRows.create(shape, self._memory_bytes, self._scratch)
         try:
-            self._fill(_sides(data, training_rows, validation_rows), table, encoder, target)
+            self._fill(_sides(data, training_rows, validation_rows), table, encoder, target, mean_weight)
         except BaseException:
             data.close()
             raise
@@ -116,7 +117,30 @@ class Preparation:
             return table.labels(name, start, stop)
         return table.read([name], start, stop)[name]
 
-    def _fill(self, sides: list[_Side], table: StoredTable, encoder: FeatureEncoder, target: Target) -> None:
+    def _mean_weight(self, table: StoredTable, training_rows: Rows) -> float:
+        """That of the training rows. Weights are divided by it, which changes no mean, and keeps them near 1."""
+        name = self._request.weight_column
+        if name is None:
+            return 1.0
+        values = table.read([name])[name]
+        if isinstance(values, Coded):
+            raise BadData(f"The column {name} holds text; weights are numbers.")
+        if not ((values >= 0) & (values < np.inf)).all():  # nor is a missing one
+            raise BadData(f"The column {name} holds weights that are missing, negative or infinite.")
+        values = values[training_rows]
+        largest = float(values.max())
+        if not largest:
+            raise BadData("The weights of all training rows are zero.")
+        return float((values / largest).mean()) * largest
+
+    def _fill(
+        self,
+        sides: list[_Side],
+        table: StoredTable,
+        encoder: FeatureEncoder,
+        target: Target,
+        mean_weight: float,
+    ) -> None:
         height = min(
             table.rows,
             _STRIPE_ROWS,
@@ -132,7 +156,12 @@ class Preparation:
             for side, place, rows in chosen:
                 side.targets[place] = targets[rows]
             if self._request.weight_column is not None:
-                weights = _weights(table, self._request.weight_column, start, stop)
+                column = table.read([self._request.weight_column], start, stop)[self._request.weight_column]
+                assert not isinstance(column, Coded)
+                with np.errstate(under="ignore", over="ignore"):
+                    weights = (column / mean_weight).astype(np.float32)
+                if not np.isfinite(weights).all():
+                    raise BadData("A weight is too far from those of the training rows.")
                 for side, place, rows in chosen:
                     assert side.weights is not None
                     side.weights[place] = weights[rows]
@@ -179,18 +208,6 @@ def _codes(values: TableColumn) -> NDArray[np.int64]:
     if isinstance(values, Coded):
         return values.codes
     return np.where(np.isnan(values), -1, 0).astype(np.int64, copy=False)
-
-
-def _weights(table: StoredTable, name: str, start: int, stop: int) -> NDArray[np.float32]:
-    """The weights of the rows `start` … `stop` - 1, shape (stop - start,)."""
-    values = table.read([name], start, stop)[name]
-    if isinstance(values, Coded):
-        raise BadData(f"The column {name} holds text; weights are numbers.")
-    with np.errstate(over="ignore", under="ignore"):
-        weights = values.astype(np.float32)
-    if not ((weights >= 0) & (weights < np.inf)).all():  # nor is a missing one
-        raise BadData(f"The column {name} holds weights that are missing, negative or too large.")
-    return weights
 
 
 def _warnings(dataset: Dataset, target: str, rows: int, encoder: FeatureEncoder) -> list[str]:

@@ -31,6 +31,7 @@ from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
 from worker.actors import ActorPool, Group, ProcessLost, Reservation
 from worker.channel import FENCE_BYTES
+from worker.evaluator import Evaluator
 from worker.stopping import StoppingRule
 from worker.task import EpochSums, TrainingTask
 from worker.training_data import Preparation, PreparedData
@@ -41,6 +42,8 @@ _LOOK_SECONDS = 0.2
 """Between looks at whether a cancel was asked for, inside an epoch."""
 _TELL_SECONDS = 1.0
 """Between events of progress: epochs of a small set take milliseconds, and would crowd all else out of the events."""
+_RENEW_SECONDS = 5.0
+"""Between looks at whether the cluster is still the one that the processors were asked of."""
 _HALT_SECONDS = 10.0
 """How long everyone may take to notice that the epoch was halted: a step, and some patience."""
 
@@ -126,10 +129,14 @@ class TrainingRun:
     ) -> None:
         for warning in prepared.warnings:
             self._stores.jobs.record(self._claim, kind="warning", event={"message": warning})
+        renew_at = self._clock() + _RENEW_SECONDS
         while not reservation.wait(_LOOK_SECONDS):
             if self._stores.jobs.cancel_asked(self._claim):
                 self._stores.jobs.end_cancelled(self._claim)
                 return
+            if self._clock() >= renew_at:
+                renew_at = self._clock() + _RENEW_SECONDS
+                reservation.renew()
         task = _task(job, prepared)
         group = self._pool.group(task, prepared.data, preparation, reservation)
         try:
@@ -210,6 +217,7 @@ class _Training:
         self._claim = claim
         self._request = job.request
         self._task = task
+        self._data = prepared.data
         self._rows = len(prepared.data.x)
         self._has_validation = prepared.has_validation
         self._scale = prepared.target.scale if isinstance(prepared.target, NumberTarget) else 1.0
@@ -232,13 +240,14 @@ class _Training:
                 assert interruption is not None
                 return self._interrupted(interruption)
             seen = self._judge(epoch, sums)
-            if seen.stop is None:
+            if seen.stop is None and interruption is None:
                 self._group.begin_epoch(epoch + 1, steps)  # nobody waits while this one is written down
-            if self._record(seen, told) and seen.stop is None:
+            is_cancelled = self._record(seen, told)
+            if stop := seen.stop or interruption:
+                return stop
+            if is_cancelled:
                 self._halt()
                 return "cancelled"
-            if seen.stop is not None:
-                return seen.stop
         raise AssertionError
 
     def best_weights(self) -> bytes:
@@ -270,10 +279,13 @@ class _Training:
     def _interrupted(self, reason: StopReason) -> StopReason:
         """Before the first epoch's end there is no best yet: then the weights as they are must do."""
         if self.best_metrics is None:
-            evaluation = MetricSums.total(self._group.evaluate())
+            self._group.remember_best()
+            evaluator = Evaluator(self._task, self._data, self._group.best())
+            evaluation = MetricSums.total(map(evaluator.evaluate, evaluator.pieces()))
             if np.isfinite(evaluation.loss):
-                self._group.remember_best()
                 self.best_metrics = self._metrics(evaluation)
+            elif reason != "cancelled":
+                raise Diverged("The validation loss is no finite number.")
         return reason
 
     def _judge(self, epoch: int, sums: list[EpochSums]) -> _Seen:

@@ -6,7 +6,7 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -213,15 +213,14 @@ class JobStore:
     # What supervisors and runs do.
 
     @stored
-    def waiting(self, too_large: Sequence[str] = ()) -> str | None:
-        """The id of the job that is next to start; the first of the queue may be known as `too_large`, in order."""
-        place = len(too_large)
-        while first := self._client.zrange(keys.QUEUE, place, place):
-            job_id = text(first[0])
-            if self._client.exists(keys.job(job_id)):
-                return job_id
-            self._client.zrem(keys.QUEUE, job_id)  # removed by hand: nothing may wait behind it for good
-        return None
+    def queue(self) -> list[str]:
+        """The ids of the jobs that wait, the next to start first."""
+        return [text(job_id) for job_id in self._client.zrange(keys.QUEUE, 0, -1)]
+
+    @stored
+    def unqueue(self, job_id: str) -> None:
+        """Removes what is no job that could start: nothing may wait behind it for good."""
+        self._client.zrem(keys.QUEUE, job_id)
 
     @stored
     def explain_wait(self, job_id: str, reason: str) -> None:

@@ -53,6 +53,14 @@ _EXAMPLES = {
             "labels": {"team": "vision"},
         },
     },
+    "many workers": {
+        "summary": "Workers that average their weights every now and then",
+        "value": {
+            "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+            "target": "digit",
+            "cluster": {"workers": 8, "servers": 2, "synchrony": {"kind": "local_steps", "steps": 16}},
+        },
+    },
 }
 _BODY = {
     "requestBody": {

@@ -278,7 +278,7 @@ class JobMachine(RuleBasedStateMachine):
             if job.state in TERMINAL:
                 job.ended = job.ended or found
                 assert found == job.ended
-        assert self.store.waiting() == (queue[0] if queue else None)
+        assert self.store.queue() == queue
 
     @invariant()
     def every_list_is_as_expected(self) -> None:
@@ -345,18 +345,17 @@ def test_jobs_start_by_priority_and_then_by_age(stores: Stores, priorities: list
     ids = [submit(stores, dataset_id, priority=priority) for priority in priorities]
     wanted = [ids[place] for place in sorted(range(len(ids)), key=lambda place: (-priorities[place], place))]
     assert [stores.jobs.get(job_id).queue_position for job_id in wanted] == list(range(len(ids)))
-    started = []
-    while job_id := stores.jobs.waiting():
-        started.append(job_id)
+    assert stores.jobs.queue() == wanted
+    for place, job_id in enumerate(wanted, 1):
         claimed(stores, job_id)
-    assert started == wanted
+        assert stores.jobs.queue() == wanted[place:]
 
 
 def test_a_job_that_goes_back_into_the_queue_keeps_its_place(stores: Stores) -> None:
     dataset_id = create(stores).id
     first, second = submit(stores, dataset_id), submit(stores, dataset_id)
     stores.jobs.requeue(running(stores, first), "lost")
-    assert stores.jobs.waiting() == first
+    assert stores.jobs.queue() == [first, second]
     assert stores.jobs.get(second).queue_position == 1
 
 
@@ -382,7 +381,8 @@ def test_a_job_whose_record_was_removed_by_hand_holds_up_nobody(stores: Stores) 
     first, second = submit(stores), submit(stores)
     stores.client.delete(keys.job(first))
     assert stores.jobs.claim(first) is None
-    assert stores.jobs.waiting() == second
+    stores.jobs.unqueue(first)
+    assert stores.jobs.queue() == [second]
 
 
 # Fences
@@ -447,7 +447,7 @@ def test_cancelling_a_waiting_job_ends_it_at_once(stores: Stores) -> None:
     stores.jobs.cancel(job_id)
     job = stores.jobs.get(job_id)
     assert (job.state, job.stop_reason, job.queue_position) == ("cancelled", "cancelled", None)
-    assert stores.jobs.waiting() is None
+    assert stores.jobs.queue() == []
 
 
 def test_cancelling_a_running_job_asks_its_holder_and_success_is_refused_from_then_on(stores: Stores) -> None:
@@ -746,7 +746,7 @@ def test_no_order_and_no_decision_rests_on_the_wall_clock(stores: Stores) -> Non
     backwards = open_stores(stores.client, stores.files, lambda: next(moments))
     ids = [submit(backwards) for _ in range(3)]
     assert [job.id for job in backwards.jobs.page(10).data] == ids[::-1]
-    assert backwards.jobs.waiting() == ids[0]
+    assert backwards.jobs.queue() == ids
     backwards.jobs.fail(running(backwards, ids[0]), LOST)
     job = backwards.jobs.get(ids[0])
     assert job.started_at is not None
@@ -888,7 +888,7 @@ def test_damaged_events_and_metrics_are_told_of(stores: Stores) -> None:
 def test_after_a_flush_there_is_nothing_and_nothing_breaks(stores: Stores) -> None:
     claim = running(stores)
     stores.client.flushall()
-    assert stores.jobs.waiting() is None
+    assert stores.jobs.queue() == []
     assert stores.jobs.leases() == []
     assert stores.jobs.page(10).data == []
     assert not stores.jobs.renew(claim)
@@ -898,3 +898,19 @@ def test_after_a_flush_there_is_nothing_and_nothing_breaks(stores: Stores) -> No
     with pytest.raises(NotFound):
         stores.jobs.get(claim.job_id)
     assert re.fullmatch("job_.{25}", submit(stores))
+
+
+def test_why_a_job_waits_is_told_once_for_each_reason_and_forgotten_when_it_starts(stores: Stores) -> None:
+    job_id = submit(stores)
+    assert stores.jobs.get(job_id).waiting_for is None
+    revision = stores.jobs.get(job_id).revision
+    for reason in ("needs 4 CPUs", "needs 4 CPUs", "needs 2 CPUs"):
+        stores.jobs.explain_wait(job_id, reason)
+    job = stores.jobs.get(job_id)
+    assert (job.waiting_for, job.revision) == ("needs 2 CPUs", revision + 2)
+    told = [event.data["message"] for event in stores.jobs.events(job_id) if event.kind == "warning"]
+    assert told == ["needs 4 CPUs", "needs 2 CPUs"]
+    claimed(stores, job_id)
+    assert stores.jobs.get(job_id).waiting_for is None
+    stores.jobs.explain_wait(job_id, "too late")
+    assert stores.jobs.get(job_id).waiting_for is None

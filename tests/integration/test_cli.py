@@ -54,8 +54,11 @@ def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: Ru
 def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.json"
     more.write_text('{"stopping": {"target_error": 0.5}, "training": {"seed": 1}}')
-    trained = chainrule(stack.url, "train", str(iris), "--target", "target", "--request", str(more), "--json")
+    how = ["--servers", "2", "--synchrony", "local_steps"]
+    trained = chainrule(stack.url, "train", str(iris), "--target", "target", "--request", str(more), "--json", *how)
     job = json.loads(trained.stdout)
+    cluster = job["request"]["cluster"]
+    assert (cluster["workers"], cluster["servers"], cluster["synchrony"]["kind"]) == (2, 2, "local_steps")
     assert (job["state"], job["stop_reason"]) == ("succeeded", "target_reached")
     instance = '{"x0": 5.1, "x1": 3.5, "x2": 1.4, "x3": 0.2}'
     answer = chainrule(stack.url, "predict", job["model_id"], "--instance", instance, "--json")

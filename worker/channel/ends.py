@@ -10,7 +10,7 @@ import numpy as np
 
 from common.network.parameters import GRAIN
 from common.schemas.training import BoundedStaleness
-from worker.channel import Inlet, Outlet, Vector
+from worker.channel import Halted, Inlet, Outlet, Vector
 from worker.channel.shared_memory import Region, SharedInlet, SharedOutlet
 from worker.channel.sockets import KeyPair, SocketAddress, SocketEnd, Sockets
 from worker.task import TrainingTask
@@ -22,7 +22,7 @@ WEIGHT = 0
 """The remark in which a worker tells the summed weight of its rows; no number at all: the loss was none."""
 WEIGHTS = slice(0, LEAVES)
 """The same for each leaf of a reproducible sum; others leave all but the first at 0."""
-POSITION, BUSY, EXCHANGE, SQUARED_NORM = range(LEAVES, LEAVES + 4)
+POSITION, BUSY, EXCHANGE, NORM = range(LEAVES, LEAVES + 4)
 """Further remarks of a worker: steps done in the epoch; seconds of a step, and of the last exchange; of the vector."""
 
 
@@ -174,6 +174,7 @@ class WorkerEnd:
         region = Region(-(-task.parameters // GRAIN) * GRAIN * dtype.itemsize)
         self.parameters: Vector = region.array(dtype, 0, task.parameters, writable=False)
         """As of the last `pull`."""
+        self._stop = here.stop
         self._inlets: list[Inlet] = []
         self._outlets: list[Outlet] = [self._own]
         for span, address in zip(task.shards, addresses, strict=True):
@@ -209,9 +210,9 @@ class WorkerEnd:
             inlet.wait(number)
 
     def look(self) -> None:
-        """Raises Halted if a server said so, PeerLost if one is gone."""
-        for inlet in self._inlets:
-            inlet.arrived()
+        """Raises Halted if this process was told to stop; for where nothing is waited for a while."""
+        if self._stop.is_set():
+            raise Halted("The training was halted.")
 
     def push(self, number: int) -> None:
         """Posts gradient and remarks to all servers."""
@@ -297,6 +298,12 @@ class NormEnd:
         for inlet in self._inlets:
             inlet.wait(number)
         return [self.grains, *(inlet.vector[0] for inlet in self._inlets)]
+
+    def halt(self) -> None:
+        """Ends the other shards' waiting for these sums."""
+        outlets: list[Outlet] = [self._own, *(end.outlet for end in self._sockets.values())]
+        for outlet in outlets:
+            outlet.halt()
 
     def close(self) -> None:
         """Gives memory and connections back."""

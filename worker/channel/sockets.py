@@ -33,6 +33,7 @@ _HEADER = struct.Struct(f"<4sBBxx{FENCE_BYTES}sqq{REMARKS}d")
 _MAGIC, _VERSION = b"chnr", 1
 _POST, _HALT = 1, 2
 
+_MOST_SOCKETS = 65_536  # three for each end
 _FRAME = 1024 * 1024
 _SEAL = 33  # bytes that CurveZMQ adds to a frame
 _LONGEST_HANDSHAKE = 1024  # no command of CurveZMQ's handshake is longer
@@ -104,6 +105,7 @@ class Sockets:
 
     def __init__(self, threads: int = 1) -> None:
         self._context = zmq.Context(threads)
+        self._context.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
         self._gate = _Gate(self._context)
         self._sockets: list[zmq.Socket[bytes]] = []
 
