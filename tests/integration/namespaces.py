@@ -96,7 +96,8 @@ def machines(count: int, *, delay: float = 0.0, loss: float = 0.0) -> Iterator[l
         yield found
     finally:
         if wire is not None:
-            processes.stop(wire)
+            with wire:
+                processes.stop(wire)
         for machine in found:
             _run("ip", "netns", "del", machine.name, check=False)
         _run("ip", "netns", "del", f"{prefix}b", check=False)
