@@ -192,6 +192,9 @@ ServerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control":
 WorkerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 1})(WorkerProcess)
 
 
+_GRANT_SECONDS = 1.0
+
+
 class Reservation:
     """Processors of the cluster, one share for each worker of a job: on one machine if it has them, else on several.
 
@@ -230,7 +233,7 @@ class Reservation:
         share = self._share()
         if share != self._cpus:
             self.release()
-            self._cpus, self._group = share, None
+            self._cpus = share
             self._group = self._ask()
 
     def wait(self, seconds: float) -> bool:
@@ -249,6 +252,9 @@ class Reservation:
     def release(self) -> None:
         """Gives the processors back; a Ray that has failed takes them itself."""
         with suppress(RayError):
+            # Removed while Ray is about to grant it, a group can leave its processors taken for good: what can be
+            # granted is granted within this time, and what cannot is not about to be.
+            self._group.wait(_GRANT_SECONDS)
             remove_placement_group(self._group)
 
 

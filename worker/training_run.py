@@ -114,15 +114,15 @@ class TrainingRun:
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
         preparation = Preparation(job.request, job.task, dataset, self._settings)
-        reservation = self._pool.reserve(job.request.cluster.workers)
+        prepared = preparation.prepare()
         try:
-            prepared = preparation.prepare()
+            reservation = self._pool.reserve(job.request.cluster.workers)
             try:
                 self._train_on(reservation, job, dataset, preparation, prepared)
             finally:
-                prepared.data.close()
+                reservation.release()
         finally:
-            reservation.release()
+            prepared.data.close()
 
     def _train_on(
         self, reservation: Reservation, job: Job, dataset: Dataset, preparation: Preparation, prepared: PreparedData
