@@ -377,7 +377,8 @@ class ActorGroup:
         return np.concatenate(get([server.best.remote() for server in self._servers]))
 
     def halt(self) -> None:
-        get([actor.halt.remote() for actor in (*self._servers, *self._workers)])
+        for actor in (*self._servers, *self._workers):
+            actor.halt.remote()  # not waited for: one that is frozen would not answer
 
     def processes(self) -> list[dict[str, object]]:
         return list(get([actor.describe.remote() for actor in (*self._servers, *self._workers)]))
