@@ -21,6 +21,8 @@ MAX_CLASSES = 10_000
 _FLOAT_BYTES = 4
 _VECTORS = 6
 """Parameters, their mean gradient, two moments, the best so far, and the copy that becomes the model."""
+_VECTORS_OF_REPRODUCIBLE = 8
+"""At most, for each worker: the gradient of a leaf, sums that are not complete yet, and those that it sends."""
 _VECTORS_PER_WORKER = {"synchronous": 1, "bounded_staleness": 2, "local_steps": 5}
 """Its gradient; parameters that the server does not write meanwhile; gradient and moments of its own."""
 
@@ -237,7 +239,11 @@ def _check_size(
     found.parameters = parameter_count(request.network, inputs, outputs)
     batch = request.training.batch_size or _batch_size(rows)
     activations = 3 * batch * (sum(layer.units for layer in request.network.layers) + inputs)
-    per_worker = 8 if request.training.reproducible else _VECTORS_PER_WORKER[request.cluster.synchrony.kind]
+    per_worker = (
+        _VECTORS_OF_REPRODUCIBLE
+        if request.training.reproducible
+        else _VECTORS_PER_WORKER[request.cluster.synchrony.kind]
+    )
     vectors = (_VECTORS + per_worker * request.cluster.workers) * found.parameters
     found.memory_bytes = _FLOAT_BYTES * (vectors + activations + rows * inputs)
     if found.parameters > settings.max_parameters:

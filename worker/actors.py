@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
@@ -37,40 +37,6 @@ class ProcessLost(ChainruleError):
     """A process of the run died, or Ray did; the job is tried again."""
 
     code = "worker_lost"
-
-
-class Group(Protocol):
-    """The servers and the workers of one run, as their driver sees them."""
-
-    def begin_epoch(self, epoch: int, steps: int) -> None:
-        """Sets everyone to work on an epoch."""
-
-    def wait(self, seconds: float) -> bool:
-        """Waits for the epoch's end for at most so long; whether it has come."""
-
-    def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
-        """What each worker saw in the epoch, and what the first server has to tell of how they kept step.
-
-        Raises:
-            Diverged: the loss is no finite number.
-            ProcessLost: somebody died.
-
-        """
-
-    def remember_best(self) -> None:
-        """Keeps the parameters as the best so far."""
-
-    def best(self) -> Vector:
-        """The best parameters so far."""
-
-    def halt(self) -> None:
-        """Ends the epoch in work at its next step."""
-
-    def processes(self) -> list[dict[str, object]]:
-        """Role, pid and work done of each process, told by the process itself."""
-
-    def close(self) -> None:
-        """Ends the processes."""
 
 
 _SOCKET_THREADS = 2
@@ -193,6 +159,7 @@ WorkerActor = _remote(num_cpus=0, max_restarts=0, concurrency_groups={"control":
 
 
 _GRANT_SECONDS = 1.0
+"""Within which Ray grants what it can. Where a request is removed just then, one that comes after may never be granted."""
 
 
 class Reservation:
@@ -211,7 +178,7 @@ class Reservation:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._cpus = self._share()
-        self._group = self._ask()
+        self._ask()
 
     def _share(self) -> float:
         share = cpus_of_worker(self._workers, [node.cpus for node in nodes()])
@@ -219,9 +186,10 @@ class Reservation:
             raise ProcessLost("The cluster has become too small for the job.")
         return share
 
-    def _ask(self) -> Any:
+    def _ask(self) -> None:
         with _ray_failures():
-            return placement_group([{"CPU": self._cpus}] * self._workers, strategy="PACK")
+            self._group = placement_group([{"CPU": self._cpus}] * self._workers, strategy="PACK")
+            self._granted = self._group.ready()
 
     def renew(self) -> None:
         """Asks anew where machines have come or gone since, and what was asked for may never be there.
@@ -234,12 +202,12 @@ class Reservation:
         if share != self._cpus:
             self.release()
             self._cpus = share
-            self._group = self._ask()
+            self._ask()
 
     def wait(self, seconds: float) -> bool:
         """Waits for at most so long; whether the processors are there."""
-        with _ray_failures():
-            return bool(self._group.wait(seconds))
+        with _ray_failures():  # its own `wait` takes whole seconds: a fraction of one is none at all
+            return bool(ray.wait([self._granted], timeout=seconds, fetch_local=False)[0])
 
     @property
     def nodes(self) -> list[str]:
@@ -252,9 +220,7 @@ class Reservation:
     def release(self) -> None:
         """Gives the processors back; a Ray that has failed takes them itself."""
         with suppress(RayError):
-            # Removed while Ray is about to grant it, a group can leave its processors taken for good: what can be
-            # granted is granted within this time, and what cannot is not about to be.
-            self._group.wait(_GRANT_SECONDS)
+            ray.wait([self._granted], timeout=_GRANT_SECONDS, fetch_local=False)
             remove_placement_group(self._group)
 
 
@@ -283,10 +249,6 @@ class ActorPool:
             self._workers.append(_start(WorkerActor, self._here))
         get([actor.__ray_ready__.remote() for actor in (*self._servers, *self._workers)])
 
-    def reserve(self, workers: int) -> Reservation:
-        """Asks the machines of the cluster for the processors of so many workers."""
-        return Reservation(workers)
-
     def group(
         self, task: TrainingTask, rows: SharedRows, preparation: Preparation, reservation: Reservation
     ) -> ActorGroup:
@@ -306,7 +268,7 @@ def _start(kind: Any, node: str) -> Any:
 
 
 class ActorGroup:
-    """A `Group` of Ray actors.
+    """The servers and the workers of one run, as their driver sees them.
 
     Raises:
         ProcessLost: an actor is not there.
@@ -350,40 +312,51 @@ class ActorGroup:
         get([server.attach.remote(gradients, [norms for _, norms in shards]) for server in servers])
 
     def begin_epoch(self, epoch: int, steps: int) -> None:
+        """Sets everyone to work on an epoch."""
         self._epoch = [server.serve.remote(steps) for server in self._servers]
         self._epoch += [worker.run_epoch.remote(epoch) for worker in self._workers]
 
     def wait(self, seconds: float) -> bool:
+        """Waits for the epoch's end for at most so long; whether it has come."""
         ready, _ = ray.wait(self._epoch, num_returns=len(self._epoch), timeout=seconds, fetch_local=False)
         return len(ready) == len(self._epoch)
 
     def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
+        """What each worker saw in the epoch, and what the first server has to tell of how they kept step.
+
+        Raises:
+            Diverged: the loss is no finite number.
+            ProcessLost: somebody died.
+
+        """
         count = len(self._servers)
         sums: list[EpochSums] = get(self._epoch[count:])
         told: list[dict[str, Any]] = []
         for server in self._epoch[:count]:
-            try:
+            with suppress(Halted):  # which has nothing to tell of why: another may
                 told.append(get(server))
-            except ChainruleError as error:  # one that was halted has nothing to tell of why: another may
-                if error.stable_code != "halted":
-                    raise
         return sums, told[0] if told else {}
 
     def remember_best(self) -> None:
+        """Keeps the parameters as the best so far."""
         for server in self._servers:
             server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
 
     def best(self) -> Vector:
+        """The best parameters so far."""
         return np.concatenate(get([server.best.remote() for server in self._servers]))
 
     def halt(self) -> None:
+        """Ends the epoch in work at its next step."""
         for actor in (*self._servers, *self._workers):
             actor.halt.remote()  # not waited for: one that is frozen would not answer
 
     def processes(self) -> list[dict[str, object]]:
+        """Role, pid and work done of each process, told by the process itself."""
         return list(get([actor.describe.remote() for actor in (*self._servers, *self._workers)]))
 
     def close(self) -> None:
+        """Ends the processes."""
         for actor in (*self._servers, *self._workers):
             with suppress(RayError):
                 ray.kill(actor)

@@ -73,7 +73,7 @@ class GradientWorker:
         )
         self._network.loss.check(len(data.targets), data.targets, data.weights)  # once: steps rely on it
         self._evaluator = Evaluator(task, data, end.parameters)
-        self._sums = GrainSums(self._gradient)
+        self._grains = None if task.clip_norm is None else GrainSums(self._gradient)
         self._x = np.empty((self._largest, task.inputs), task.dtype)
         self._targets = np.empty((self._largest, *data.targets.shape[1:]), data.targets.dtype)
         self._weights = None if data.weights is None else np.empty(self._largest, task.dtype)
@@ -135,8 +135,8 @@ class GradientWorker:
             self._pull()
             loss = self._compute(batch)
             self._end.remarks[WEIGHT] = batch.weight if math.isfinite(loss) else math.nan
-            if self._task.clip_norm is not None and not self._task.clips_whole_gradient:
-                self._end.remarks[NORM] = self._sums.norm()
+            if self._grains is not None and not self._task.clips_whole_gradient:
+                self._end.remarks[NORM] = self._grains.norm()
             self._push()
 
     def _compute(self, batch: Batch) -> float:
@@ -271,8 +271,8 @@ class LocalWorker(GradientWorker):
             return math.nan
         if batch.weight:
             scale = 1 / batch.weight
-            if self._task.clip_norm is not None:
-                norm = scale * self._sums.norm()
+            if self._grains is not None and self._task.clip_norm is not None:
+                norm = scale * self._grains.norm()
                 if not math.isfinite(norm):
                     return math.nan
                 scale *= clipping(self._task.clip_norm, norm)

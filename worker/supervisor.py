@@ -222,7 +222,7 @@ class Supervisor:
         machines = tuple(node.cpus for node in self._nodes)
         queue = self._stores.jobs.queue()
         if len(self._too_large) > 2 * len(queue):
-            self._too_large = {job_id: known for job_id, known in self._too_large.items() if job_id in set(queue)}
+            self._too_large = {job_id: self._too_large[job_id] for job_id in queue if job_id in self._too_large}
         new = [job_id for job_id in queue if self._too_large.get(job_id) != machines]
         for job_id in new[:_MOST_JUDGED]:
             try:

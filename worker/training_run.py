@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from common.settings import Settings
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
-from worker.actors import ActorPool, Group, ProcessLost, Reservation
+from worker.actors import ActorGroup, ActorPool, ProcessLost, Reservation
 from worker.channel import FENCE_BYTES
 from worker.evaluator import Evaluator
 from worker.stopping import StoppingRule
@@ -116,7 +115,7 @@ class TrainingRun:
         preparation = Preparation(job.request, job.task, dataset, self._settings)
         prepared = preparation.prepare()
         try:
-            reservation = self._pool.reserve(job.request.cluster.workers)
+            reservation = Reservation(job.request.cluster.workers)
             try:
                 self._train_on(reservation, job, dataset, preparation, prepared)
             finally:
@@ -196,7 +195,6 @@ class _Seen:
     seconds: float
     """Since the first step."""
     metrics: dict[str, float]
-    best_metrics: dict[str, float] | None
     communication: float
 
 
@@ -210,7 +208,7 @@ class _Training:
         job: Job,
         task: TrainingTask,
         prepared: PreparedData,
-        group: Group,
+        group: ActorGroup,
         clock: Callable[[], float],
     ) -> None:
         self._stores = stores
@@ -232,8 +230,9 @@ class _Training:
         """Trains; answers why it stopped."""
         steps = self._task.steps(self._rows)
         self._began = self._clock()
-        self._group.begin_epoch(1, steps)
-        for epoch in count(1):
+        epoch = 1
+        self._group.begin_epoch(epoch, steps)
+        while True:
             interruption = self._await_epoch()
             sums, told = self._group.finish_epoch()
             if any(part.halted for part in sums):
@@ -248,7 +247,7 @@ class _Training:
             if is_cancelled:
                 self._halt()
                 return "cancelled"
-        raise AssertionError
+            epoch += 1
 
     def best_weights(self) -> bytes:
         """The saved form of the best parameters."""
@@ -300,11 +299,11 @@ class _Training:
         if self._rule.is_best(epoch, loss):
             self._group.remember_best()
             self.best_metrics = metrics
-        self._rows_seen += self._rows
+        self._rows_seen += sum(part.rows for part in sums)
         error = 1 - metrics["accuracy"] if self._task.task == "classification" else metrics["rmse"]
         stop = self._rule.decide(epoch, loss, error, seconds)
         progress = self._progress(epoch, train_loss, loss, seconds, is_last=stop is not None)
-        return _Seen(stop, progress, seconds, metrics, self.best_metrics, _communication(sums))
+        return _Seen(stop, progress, seconds, metrics, _communication(sums))
 
     def _record(self, seen: _Seen, told: dict[str, Any]) -> bool:
         """Writes down what was seen of an epoch; whether a cancel was asked for."""
@@ -326,7 +325,7 @@ class _Training:
                 **told,
             ),
             progress=progress,
-            metrics=seen.best_metrics,
+            metrics=self.best_metrics,
         )
 
     def _progress(self, epoch: int, train_loss: float, loss: float, seconds: float, *, is_last: bool) -> Progress:

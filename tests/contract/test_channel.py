@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.processes import start_process
 from worker.channel import REMARKS, Halted, Inlet, Outlet, PeerLost, Vector
 from worker.channel.shared_memory import SharedInlet, SharedOutlet
 from worker.channel.sockets import KeyPair, Patience, Sockets
@@ -63,10 +64,12 @@ def open_shared_memory(role: str, terms: Terms, wire: Any) -> End:
     (size,) = sizes.values()
     span = slice(terms.start, terms.stop) if role == "server" else slice(0, size)
     inlet = SharedInlet(wire.recv(), span, terms.slots, size, dtype, terms.fence, stop)
-    closing = ExitStack()  # closes once, however often it is told to
-    closing.callback(outlet.close)
-    closing.callback(inlet.close)
-    return End(outlet, inlet, outlet.vector, stop, closing.close)
+
+    def close() -> None:
+        outlet.close()
+        inlet.close()
+
+    return End(outlet, inlet, outlet.vector, stop, close)
 
 
 def open_sockets(role: str, terms: Terms, wire: Any) -> End:
@@ -83,10 +86,6 @@ def open_sockets(role: str, terms: Terms, wire: Any) -> End:
         written = np.zeros((terms.slots, terms.size), terms.dtype)
         end = sockets.connect(wire.recv(), keys, terms.fence, written[:, span], incoming, stop, terms.patience)
     return End(end.outlet, end.inlet, written, stop, sockets.close)
-
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["numpy", "pytest", "worker.channel.shared_memory", "worker.channel.sockets"])
 
 
 class Peers:
@@ -116,17 +115,10 @@ class Peers:
 
     def start(self, role: str, behaviour: Callable[[End, Any], None]) -> tuple[Any, Any]:
         """Another process that opens an end and behaves in a certain way; the wire to it."""
-        here, there = PROCESSES.Pipe()
-        process = PROCESSES.Process(target=_peer, args=(role, self.terms, there, behaviour), daemon=True)
-        process.start()
-        there.close()
-        self._stack.callback(here.close)
-        self._stack.callback(process.join, 10)
-        self._stack.callback(process.kill)
-        return process, here
+        return start_process(self._stack, _peer, role, self.terms, behaviour)
 
 
-def _peer(role: str, terms: Terms, wire: Connection, behaviour: Callable[[End, Any], None]) -> None:
+def _peer(wire: Connection, role: str, terms: Terms, behaviour: Callable[[End, Any], None]) -> None:
     behaviour(open_end(role, terms, wire), wire)
 
 
@@ -196,13 +188,15 @@ def test_a_post_is_seen_when_it_is_made_and_not_before(peers: Peers) -> None:
     assert worker.inlet.arrived() == 0
     server.written[:] = 3
     waiting = peers.threads.submit(worker.inlet.wait, 1)
-    assert not waiting.done()
+    with pytest.raises(TimeoutError):
+        waiting.result(0.1)
     server.outlet.post(1)
     waiting.result(10)
     assert (worker.inlet.vector == 3).all()
     assert worker.inlet.arrived() == 1
     waiting = peers.threads.submit(worker.inlet.wait, 2)
-    assert not waiting.done()
+    with pytest.raises(TimeoutError):
+        waiting.result(0.1)
     server.outlet.post(2)
     waiting.result(10)
 
@@ -269,7 +263,8 @@ def test_what_was_posted_before_a_halt_can_still_be_waited_for(peers: Peers) -> 
 def test_a_process_that_is_told_to_stop_stops_waiting(peers: Peers) -> None:
     for end in peers.pair():
         waiting = peers.threads.submit(end.inlet.wait, 1)
-        assert not waiting.done()
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
         end.stop.set()
         with pytest.raises(Halted):
             waiting.result(10)
@@ -293,7 +288,8 @@ def test_a_killed_peer_is_noticed_while_it_is_waited_for(peers: Peers, role: str
     waiting: Future[None] = peers.threads.submit(end.inlet.wait, 2)
     if first is not None:
         os.kill(process.pid, first)
-    assert not waiting.done()
+    with pytest.raises(TimeoutError):
+        waiting.result(0.1)
     process.kill()
     with pytest.raises(PeerLost):
         waiting.result(10)

@@ -29,6 +29,11 @@ def processes(stack: RunningStack, job_id: str, phase: str) -> list[dict[str, An
     return [e["data"] for e in events(stack, job_id) if e["kind"] == "worker" and e["data"]["phase"] == phase]
 
 
+def everything(stack: RunningStack) -> dict[str, int]:
+    """As many workers as there are processors, so that other jobs wait."""
+    return {"workers": min(64, int(stack.client.call("GET", "/v1/cluster")["cpus"]))}
+
+
 def segments(pid: int) -> dict[str, str]:
     """The anonymous segments that a process maps: inode -> how."""
     found = {}
@@ -200,7 +205,7 @@ def test_a_training_that_runs_away_fails_and_says_so(stack: RunningStack) -> Non
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_keeps_its_best_model(stack: RunningStack) -> None:
     dataset = upload_noise(stack.client)
-    first = stack.client.submit(endless(dataset))["id"]
+    first = stack.client.submit(endless(dataset, cluster=everything(stack)))["id"]
     await_epochs(stack.client, first, 3)
     second = stack.client.submit(endless(dataset))
     assert (second["state"], second["queue_position"]) == ("queued", 0)
@@ -222,7 +227,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_keeps_its_best_mod
 
 def test_more_important_jobs_start_first(stack: RunningStack) -> None:
     dataset = upload_noise(stack.client)
-    holder = stack.client.submit(endless(dataset))["id"]
+    holder = stack.client.submit(endless(dataset, cluster=everything(stack)))["id"]
     await_epochs(stack.client, holder, 1)
     short = {"dataset_id": dataset, "target": "target", "training": {"epochs": 1}}
     usual = stack.client.submit(short)["id"]

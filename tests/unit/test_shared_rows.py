@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import OutOfMemory
+from tests.unit.training import arrays
 from worker.channel import PeerLost
 from worker.shared_rows import RowsHandle, RowsShape, SharedRows
 
@@ -35,17 +36,6 @@ def other() -> Iterator[ProcessPoolExecutor]:
     """Another process of this machine."""
     with ProcessPoolExecutor(1, mp_context=SPAWN) as executor:
         yield executor
-
-
-def arrays(rows: SharedRows) -> list[NDArray[Any] | None]:
-    return [
-        rows.x,
-        rows.targets,
-        rows.weights,
-        rows.validation_x,
-        rows.validation_targets,
-        rows.validation_weights,
-    ]
 
 
 def fill(rows: SharedRows, seed: int = 0) -> list[NDArray[Any] | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import zmq
 
+from tests.processes import start_process
 from worker.channel import REMARKS, Halted, PeerLost, Vector
 from worker.channel import sockets as implementation
 from worker.channel.sockets import KeyPair, Patience, SocketAddress, SocketEnd, Sockets
@@ -79,24 +79,13 @@ class Bench:
 
     def start(self, behaviour: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
         """Another process that is given a wire, which is returned, and the arguments."""
-        here, there = PROCESSES.Pipe()
-        process = PROCESSES.Process(target=behaviour, args=(there, *arguments), daemon=True)
-        process.start()
-        there.close()
-        self._stack.callback(here.close)
-        self._stack.callback(process.join, 10)
-        self._stack.callback(process.kill)
-        return process, here
+        return start_process(self._stack, behaviour, *arguments)
 
     def relay(self, address: SocketAddress) -> tuple[Relay, SocketAddress]:
         """A machine in the middle, and the address at which it poses as the server."""
         relay = Relay(address)
         self._stack.callback(relay.close)
         return relay, replace(address, endpoint=relay.endpoint)
-
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["numpy", "pytest", "worker.channel.sockets"])
 
 
 @pytest.fixture

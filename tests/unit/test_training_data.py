@@ -30,7 +30,7 @@ from common.schemas.training import TrainingRequest
 from common.settings import Settings
 from common.store.files import DataFolder
 from tests.contract import a_dataset
-from worker.shared_rows import SharedRows
+from tests.unit.training import arrays
 from worker.training_data import Preparation, PreparedData
 
 KINDS: dict[type[pl.DataType], FeatureKind] = {pl.String: "categorical", pl.Boolean: "boolean"}
@@ -55,17 +55,6 @@ def preparation(dataset: Dataset, task: Task, state: Path, budget: int | None = 
     request.setdefault("features", [c.name for c in dataset.columns if c.name not in (target, weights)])
     resolved = TrainingRequest.model_validate({"dataset_id": dataset.id, "training": {"seed": 5}, **request})
     return Preparation(resolved, task, dataset, Settings(state_dir=state, data_memory_bytes=budget))
-
-
-def arrays(rows: SharedRows) -> Arrays:
-    return [
-        rows.x,
-        rows.targets,
-        rows.weights,
-        rows.validation_x,
-        rows.validation_targets,
-        rows.validation_weights,
-    ]
 
 
 def same(found: Arrays, expected: Arrays) -> None:

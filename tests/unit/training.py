@@ -19,9 +19,24 @@ from worker.channel.ends import NormEnd, Place, ServerEnd, Surroundings, WorkerE
 from worker.channel.sockets import KeyPair, Sockets
 from worker.gradient_worker import make_worker
 from worker.parameter_server import ParameterServer, initial_parameters, make_server
+from worker.shared_rows import SharedRows
 from worker.task import EpochSums, TrainingTask
 
 INPUTS, CLASSES = 5, 3
+
+
+def arrays(rows: SharedRows) -> list[NDArray[Any] | None]:
+    """All that the rows of a training are."""
+    return [
+        rows.x,
+        rows.targets,
+        rows.weights,
+        rows.validation_x,
+        rows.validation_targets,
+        rows.validation_weights,
+    ]
+
+
 SMALL = training.NetworkShape(
     layers=(training.Dense(units=7, activation="tanh", dropout=0.25), training.Dense(units=4))
 )

@@ -86,6 +86,7 @@ class ServerEnd:
         """What each worker needs."""
         for rank, place in enumerate(workers):
             self._open(rank, place)
+        self._distinct = tuple({id(outlet): outlet for outlet in self._outlets}.values())
 
     def _open(self, rank: int, place: Place) -> None:
         task, here = self._task, self._here
@@ -114,7 +115,13 @@ class ServerEnd:
                 self._sockets[rank].inlet
                 if rank in self._sockets
                 else SharedInlet(
-                    *(address, self._span, slots(task), task.parameters, self._dtype, task.fence, self._here.stop),
+                    address,
+                    self._span,
+                    slots(task),
+                    task.parameters,
+                    self._dtype,
+                    task.fence,
+                    self._here.stop,
                     seat=self._shard,
                     spin=_SPIN_OF_SERVER,
                 )
@@ -131,7 +138,7 @@ class ServerEnd:
             for rank in range(len(self._outlets)):
                 self.release(rank, number)
             return
-        for outlet in {id(outlet): outlet for outlet in self._outlets}.values():
+        for outlet in self._distinct:
             outlet.remarks[NOTE] = note
             outlet.post(number)
 
@@ -143,7 +150,7 @@ class ServerEnd:
 
     def halt(self) -> None:
         """Ends everyone's waiting for these parameters."""
-        for outlet in self._outlets:
+        for outlet in self._distinct:
             outlet.halt()
 
     def close(self) -> None:
@@ -182,7 +189,13 @@ class WorkerEnd:
             if isinstance(address, str):
                 self._inlets.append(
                     SharedInlet(
-                        *(address, slice(0, size), 1, size, dtype, task.fence, here.stop),
+                        address,
+                        slice(0, size),
+                        1,
+                        size,
+                        dtype,
+                        task.fence,
+                        here.stop,
                         seat=rank,
                         region=region,
                         at=at,
@@ -254,8 +267,13 @@ class NormEnd:
             if shards[other].node != here.place.node:
                 incoming = np.empty((1, self._sizes[other]))
                 self._sockets[other] = end = here.sockets.bind(
-                    *(here.place.host, here.keys, shards[other].public_key, task.fence),
-                    *(self._own.vector, incoming, here.stop),
+                    here.place.host,
+                    here.keys,
+                    shards[other].public_key,
+                    task.fence,
+                    self._own.vector,
+                    incoming,
+                    here.stop,
                 )
                 self.addresses[other] = end.address
 
@@ -273,12 +291,14 @@ class NormEnd:
             size, address = self._sizes[other], given[mine]
             if isinstance(address, str):
                 inlet: Inlet = SharedInlet(
-                    *(address, slice(0, size), 1, size, np.dtype(np.float64), task.fence, here.stop), seat=mine
+                    address, slice(0, size), 1, size, np.dtype(np.float64), task.fence, here.stop, seat=mine
                 )
             else:
                 if other < mine:
                     self._sockets[other] = here.sockets.connect(
-                        *(address, here.keys, task.fence),
+                        address,
+                        here.keys,
+                        task.fence,
                         *(self._own.vector, np.empty((1, size)), here.stop),
                     )
                 inlet = self._sockets[other].inlet
@@ -311,5 +331,5 @@ class NormEnd:
 
 
 def _close(*ends: Outlet | Inlet) -> None:
-    for end in {id(end): end for end in ends}.values():
+    for end in ends:
         end.close()

@@ -134,6 +134,7 @@ class SharedOutlet:
         self._words[_SLOTS], self._words[_SIZE], self._words[_ITEM] = slots, size, dtype.itemsize
         self._words[_FENCE : _FENCE + 2] = memoryview(fence).cast("q")
         self._fence = _Fence()
+        self._open = [self._file, self._bell_file]
 
     @property
     def address(self) -> str:
@@ -153,12 +154,16 @@ class SharedOutlet:
 
     def close(self) -> None:
         """The mappings go when the last array on them does."""
-        os.close(self._file)
-        os.close(self._bell_file)
+        while self._open:
+            os.close(self._open.pop())
 
 
 _SEATS = 256
 _NOBODY = bytes(_SEATS)
+
+
+SPIN_SECONDS = 0.0005
+"""For a reader whose peer answers soon, on a processor that it would only leave to take again."""
 
 
 class SharedInlet:
@@ -192,7 +197,7 @@ class SharedInlet:
         fence: bytes,
         stop: threading.Event,
         seat: int = 0,
-        spin: float = 0.0005,
+        spin: float = SPIN_SECONDS,
         region: Region | None = None,
         at: int = 0,
     ) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import zmq
@@ -104,10 +105,19 @@ class Sockets:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self._context = zmq.Context(threads)
-        self._context.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
-        self._gate = _Gate(self._context)
+        self._threads = threads
         self._sockets: list[zmq.Socket[bytes]] = []
+
+    @cached_property
+    def _context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """Made when it is needed: most trainings stay on one machine."""
+        context = zmq.Context(self._threads)
+        context.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
+        return context
+
+    @cached_property
+    def _gate(self) -> _Gate:
+        return _Gate(self._context)
 
     def bind(
         self,
@@ -194,7 +204,8 @@ class Sockets:
         """Closes what is open, and waits until what was posted is sent, for a second at most."""
         for socket in self._sockets:
             _close(socket)
-        self._context.term()
+        if self._sockets:
+            self._context.term()
 
 
 def _close(socket: zmq.Socket[bytes]) -> None:
