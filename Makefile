@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test quick full up bench lint format clean
+.PHONY: help install demo test quick full chaos up bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ quick: $(INSTALLED) ## unit tests, about 30 s
 
 full: $(INSTALLED) lint ## all tests, the slow proofs included
 	$(BIN)/python -P -m pytest --hypothesis-profile=explore
+
+chaos: $(INSTALLED) ## 50 jobs in half an hour while something breaks every few seconds
+	$(BIN)/python -P -m tests.faults.chaos
 
 up: $(INSTALLED) ## the whole stack in the foreground, at http://127.0.0.1:8000
 	@$(BIN)/chainrule up

@@ -11,9 +11,12 @@ TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 HELD: frozenset[State] = frozenset({"starting", "running"})
 """States in which a supervisor holds a lease."""
 
+Wish = Literal["cancel", "pause"]
+"""What the holder of a job may be asked for."""
+
 _MOVES: dict[State, frozenset[State]] = {
-    "queued": frozenset({"starting", "cancelled", "failed"}),
-    "starting": frozenset({"running", "queued", "failed", "cancelled"}),
+    "queued": frozenset({"starting", "paused", "cancelled", "failed"}),
+    "starting": frozenset({"running", "queued", "paused", "failed", "cancelled"}),
     "running": frozenset({"succeeded", "failed", "cancelled", "queued", "paused"}),
     "paused": frozenset({"queued", "cancelled", "failed"}),
     "succeeded": frozenset(),

@@ -56,6 +56,16 @@ class Settings(BaseSettings):
     """Most parameters of a network."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Most jobs waiting at once."""
+    max_workers: Annotated[int, Field(ge=1)] = 64
+    """Most workers of a job."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Most rows that a job may learn from. Unset: no limit."""
+    max_job_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Training time after which a job fails as `operator_limit`. Unset: no limit."""
+    keep_jobs: Annotated[int, Field(ge=1)] = 10_000
+    """Most ended jobs that are kept; the oldest are deleted first, their models stay."""
+    keep_jobs_days: Annotated[float, Field(gt=0)] | None = None
+    """For how many days an ended job is kept. Unset: however old."""
     parser_memory_bytes: Annotated[int, Field(ge=2**28)] = 8 * 2**30
     """Memory that reading one upload may take."""
     parser_seconds: Annotated[int, Field(ge=1)] = 600
@@ -66,7 +76,9 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1)] = 10.0
     """How long the holder of a job may be silent before another supervisor takes the job over."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
-    """How often a job is started before it fails as `worker_lost`."""
+    """How many attempts in a row may be lost without a checkpoint in between before a job fails as `worker_lost`."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Between two checkpoints of a running job; more where writing them would take over 2 % of its time."""
 
     @property
     def state_path(self) -> Path:

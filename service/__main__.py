@@ -16,6 +16,7 @@ from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.stores import Stores, open_stores
 from service.app import create_app
+from service.changes import Changes
 from service.middleware import MAX_HEADER_BYTES
 from service.redis_server import check_redis
 
@@ -29,11 +30,17 @@ class _Server(uvicorn.Server):
     """Tells whoever started it when it takes requests."""
 
     ready_fd: int | None = None
+    changes: Changes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.changes.start()
         await super().startup(sockets)
         if self.ready_fd is not None and self.started:
             os.write(self.ready_fd, b"ready\n")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.changes.stop()  # who waits for a job is answered now
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -49,8 +56,9 @@ def main() -> None:
         listener = socket.socket(fileno=arguments.fd) if arguments.fd is not None else bind(settings)
     except ChainruleError as error:
         sys.exit(error.message)
+    app = create_app(settings, stores)
     config = uvicorn.Config(
-        create_app(settings, stores),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -60,6 +68,7 @@ def main() -> None:
     )
     server = _Server(config)
     server.ready_fd = arguments.ready_fd
+    server.changes = app.state.services.changes
     if arguments.fd is None:
         host, port = listener.getsockname()[:2]
         print(f"Chainrule answers at http://{host}:{port}", flush=True)  # noqa: T201

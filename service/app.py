@@ -11,8 +11,7 @@ from fastapi_offline import FastAPIOffline
 from common.settings import Settings
 from common.store.stores import Stores
 from service import problems
-from service.middleware import KeyRing, LoopbackHost, RequestId, SizeLimit
-from service.predictor import Predictor
+from service.middleware import LoopbackHost, RequestId, SizeLimit
 from service.routes import datasets, health, jobs, models
 from service.routes.shared import Services, check_key, check_query
 
@@ -23,7 +22,7 @@ takes an `Idempotency-Key`. When the operator has made API keys, every call need
 
 
 def create_app(settings: Settings, stores: Stores) -> FastAPI:
-    """The API over these stores."""
+    """The API over these stores; `app.state.services.changes` is to be started and stopped with the server."""
     app = FastAPIOffline(
         title="Chainrule",
         version=version("chainrule"),
@@ -31,7 +30,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.services = Services(settings, stores, Predictor(stores.models), KeyRing(stores.access))
+    app.state.services = Services.over(settings, stores)
     problems.install(app)
     for router in (datasets.router, jobs.router, models.router):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query)])

@@ -297,8 +297,52 @@ def cancel(job_id: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def pause(job_id: str, as_json: AsJson = False) -> None:
+    """Pause a job: it is written down whole and gives its processors back."""
+    with _server() as client:
+        job = client.call("POST", f"/v1/jobs/{job_id}/pause")
+        if as_json:
+            out.print_json(data=job)
+        else:
+            out.print(job["state"] if job["state"] == "paused" else "pausing", markup=False)
+
+
+@app.command()
+def resume(job_id: str, as_json: AsJson = False) -> None:
+    """Let a paused job go on exactly where it stopped."""
+    with _server() as client:
+        job = client.call("POST", f"/v1/jobs/{job_id}/resume")
+        if as_json:
+            out.print_json(data=job)
+        else:
+            out.print(job["state"], markup=False)
+
+
+@app.command()
+def rerun(
+    job_id: str,
+    request: Annotated[Path | None, typer.Option(help="A JSON file with what is to be different.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit the request of an earlier job once more, and watch the new one."""
+    with _server() as client:
+        job = client.call("POST", f"/v1/jobs/{job_id}/rerun", json=_read_request(request))
+        if not as_json:
+            out.print(job["id"], markup=False)
+        _watch(client, job["id"], as_json=as_json)
+
+
+@app.command()
+def checkpoints(job_id: str, as_json: AsJson = False) -> None:
+    """List the newest checkpoints of a job, newest first."""
+    with _server() as client:
+        found = client.call("GET", f"/v1/jobs/{job_id}/checkpoints")["data"]
+        _show(found, found, ("number", "attempt", "epoch", "step", "bytes", "seconds", "created_at"), as_json=as_json)
+
+
+@app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="A model's id, its name, or name@version.")],
+    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
     file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file of rows to predict.")] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")

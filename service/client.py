@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,8 @@ import httpx2
 from common.lifecycle import TERMINAL
 
 FORMATS = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
-_LOOK_SECONDS = 0.3
+_WAIT_SECONDS = 25
+"""For a change, in one request."""
 
 
 class ApiError(Exception):
@@ -98,16 +98,16 @@ class ApiClient:
         return dict(self.call("GET", f"/v1/jobs/{job_id}"))
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job whenever it has changed, the last time when it has ended."""
-        revision = None
+        """The job as it stands, whenever it has changed, the last time when it has ended."""
+        job = self.job(job_id)
         while True:
-            job = self.job(job_id)
-            if job["revision"] != revision:
-                revision = job["revision"]
-                yield job
+            yield job
             if job["state"] in TERMINAL:
                 return
-            time.sleep(_LOOK_SECONDS)
+            revision = job["revision"]
+            while job["revision"] == revision:
+                parameters = {"wait": _WAIT_SECONDS, "revision": revision}
+                job = dict(self.call("GET", f"/v1/jobs/{job_id}", params=parameters))
 
     def predict(self, reference: str, instances: list[Any]) -> dict[str, Any]:
         """Predicts instances with a model."""

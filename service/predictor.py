@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from common.errors import Conflict, CorruptRecord
 from common.learned import LearnedNetwork
+from common.network.saved import weights_to_bytes
+from common.schemas.checkpoints import Checkpoint
 from common.schemas.predictions import Prediction
+from common.store.checkpoints import CheckpointStore
 from common.store.models import ModelStore
 
 _MOST_KEPT = 50
@@ -16,8 +21,9 @@ _MOST_KEPT = 50
 class Predictor:
     """Answers for every model; the most recently used ones are in memory. May be called from any thread."""
 
-    def __init__(self, models: ModelStore) -> None:
+    def __init__(self, models: ModelStore, checkpoints: CheckpointStore) -> None:
         self._models = models
+        self._checkpoints = checkpoints
         self._kept: OrderedDict[str, LearnedNetwork] = OrderedDict()
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
@@ -31,32 +37,69 @@ class Predictor:
             CorruptRecord: it is damaged.
 
         """
-        return self._network(model_id).predict(instances)
+        return self._network(model_id, lambda: self._load(model_id)).predict(instances)
+
+    def predict_running(self, job_id: str, instances: Sequence[object]) -> list[Prediction]:
+        """One prediction per instance, by the best weights of a job's newest checkpoint.
+
+        Raises:
+            Conflict: no checkpoint holds weights that were evaluated (`model_not_ready`).
+            Invalid: an instance does not fit the job's columns.
+
+        """
+        for checkpoint in self._checkpoints.of_job(job_id):
+            key = f"{job_id}#{checkpoint.number}"
+            try:
+                return self._network(key, partial(self._load_running, job_id, checkpoint)).predict(instances)
+            except CorruptRecord:  # the one before it serves
+                continue
+        raise _not_ready()
+
+    def _load(self, model_id: str) -> LearnedNetwork:
+        stored = self._models.load(model_id)
+        return LearnedNetwork.load(stored.document, stored.weights)
+
+    def _load_running(self, job_id: str, checkpoint: Checkpoint) -> LearnedNetwork:
+        saved = self._checkpoints.load(job_id, checkpoint)
+        if saved.document["standing"]["best_metrics"] is None:
+            raise _not_ready()
+        network = LearnedNetwork.load(saved.document["learned"], weights_to_bytes(saved.best))
+        with self._lock:  # what a newer checkpoint replaces is not asked for again
+            for key in [key for key in self._kept if key.startswith(f"{job_id}#")]:
+                del self._kept[key]
+        return network
 
     def forget(self, model_id: str) -> None:
         """Drops a model that was deleted."""
         with self._lock:
             self._kept.pop(model_id, None)
 
-    def _network(self, model_id: str) -> LearnedNetwork:
+    def _network(self, key: str, load: Callable[[], LearnedNetwork]) -> LearnedNetwork:
         with self._lock:
-            network = self._kept.get(model_id)
+            network = self._kept.get(key)
             if network is not None:
-                self._kept.move_to_end(model_id)
+                self._kept.move_to_end(key)
                 return network
-            loading = self._loading.setdefault(model_id, threading.Lock())
+            loading = self._loading.setdefault(key, threading.Lock())
         with loading:  # one caller loads, the others wait for it
             with self._lock:
-                network = self._kept.get(model_id)
+                network = self._kept.get(key)
             if network is None:
                 try:
-                    stored = self._models.load(model_id)
-                    network = LearnedNetwork.load(stored.document, stored.weights)
+                    network = load()
                 finally:
                     with self._lock:
-                        self._loading.pop(model_id, None)
+                        self._loading.pop(key, None)
                 with self._lock:
-                    self._kept[model_id] = network
+                    self._kept[key] = network
                     while len(self._kept) > _MOST_KEPT:
                         self._kept.popitem(last=False)
         return network
+
+
+def _not_ready() -> Conflict:
+    return Conflict(
+        "The job has no weights yet that were evaluated and written down.",
+        code="model_not_ready",
+        hint="Try again after its first checkpoint.",
+    )

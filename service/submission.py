@@ -11,7 +11,7 @@ from common.errors import Fault, NotFound
 from common.network.parameters import GRAIN, parameter_count
 from common.schemas import training
 from common.schemas.datasets import Column, Dataset
-from common.schemas.models import Task
+from common.schemas.models import Model, Task
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
 from service.problems import faults_of_body
@@ -47,6 +47,7 @@ class Assessment:
 def assess(
     body: Mapping[str, object],
     find_dataset: Callable[[str], Dataset],
+    find_model: Callable[[str], Model],
     settings: Settings,
     draw_seed: Callable[[], int],
 ) -> Assessment:
@@ -55,6 +56,7 @@ def assess(
     Args:
         body: as it came.
         find_dataset: the data set of an id.
+        find_model: the model of an id.
         settings: the operator's limits.
         draw_seed: called when the request has no seed.
 
@@ -66,6 +68,11 @@ def assess(
     request = _read(body, found)
     if request is None:
         return found
+    base = None
+    if request.base_model_id is not None:
+        base = _base(request.base_model_id, find_model, found)
+    if base is not None and "network" not in body:
+        request = request.model_copy(update={"network": _network_of(base)})
     try:
         dataset = find_dataset(request.dataset_id)
     except NotFound:
@@ -74,8 +81,34 @@ def assess(
         found.faults.append(Fault("/dataset_id", "dataset_not_found", "there is no such data set"))
         return found
     resolved = _check(request, dataset, settings, found, draw_seed)
+    if base is not None:
+        _check_base(request, base, found)
     found.request = None if found.faults else resolved
     return found
+
+
+def _base(model_id: str, find_model: Callable[[str], Model], found: Assessment) -> Model | None:
+    try:
+        return find_model(model_id)
+    except NotFound:
+        found.faults.append(Fault("/base_model_id", "model_not_found", "there is no such model"))
+        return None
+
+
+def _network_of(base: Model) -> training.NetworkShape:
+    return training.NetworkShape.model_validate(base.lineage.request["network"])
+
+
+def _check_base(request: TrainingRequest, base: Model, found: Assessment) -> None:
+    if found.task is not None and base.task != found.task:
+        message = f"is for {base.task}, and this is {found.task}"
+        found.faults.append(Fault("/base_model_id", "unsuitable_base_model", message))
+    wanted, has = (
+        [(layer.units, layer.activation) for layer in shape.layers] for shape in (request.network, _network_of(base))
+    )
+    if wanted != has:
+        message = "must have the layers of the model to begin with, or be left out"
+        found.faults.append(Fault("/network/layers", "unsuitable_base_model", message))
 
 
 def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | None:
@@ -255,6 +288,12 @@ def _check_size(
                 f"makes {found.parameters} parameters; {limit} are allowed",
             )
         )
+    if settings.max_rows is not None and rows > settings.max_rows:
+        found.faults.append(
+            Fault("/dataset_id", "too_many_rows", f"has {rows} rows with a target; {settings.max_rows} are allowed")
+        )
+    if request.cluster.workers > settings.max_workers:
+        found.faults.append(Fault("/cluster/workers", "out_of_range", f"must be at most {settings.max_workers} here"))
     grains = -(-found.parameters // GRAIN)
     if request.cluster.servers > grains:
         found.faults.append(

@@ -9,15 +9,17 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from common.errors import CannotStart
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import DataFolder
-from common.store.stores import open_stores
+from common.store.stores import open_stores, utc_now
 from worker.ray_node import LocalRay, NamedRay
-from worker.supervisor import Supervisor
+from worker.run_child import RunChild
+from worker.supervisor import Hear, Supervisor
 
 _PATIENCE = 60
 """Repetitions of a command while Redis is away: about a minute."""
@@ -47,7 +49,10 @@ def main() -> None:
         if arguments.ready_fd is not None:
             os.write(arguments.ready_fd, b"ready\n")
 
-    supervisor = Supervisor(settings, stores, ray, logs, time.monotonic, tell_ready)
+    def start_child(address: str, environment: Mapping[str, str], hear: Hear) -> RunChild:
+        return RunChild(address, logs / "runs.log", environment, hear)
+
+    supervisor = Supervisor(settings, stores, ray, start_child, time.monotonic, utc_now, tell_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     supervisor.run()

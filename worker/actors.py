@@ -27,9 +27,10 @@ from worker.channel import Halted, PeerLost, Vector
 from worker.channel.ends import Address, NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
 from worker.gradient_worker import make_worker
-from worker.parameter_server import ParameterServer, initial_parameters, make_server
+from worker.optimizers import State
+from worker.parameter_server import ParameterServer, Told, initial_parameters, make_server
 from worker.shared_rows import RowsHandle, SharedRows
-from worker.task import EpochSums, TrainingTask
+from worker.task import Segment, SegmentSums, TrainingTask
 from worker.training_data import Preparation
 
 
@@ -60,7 +61,7 @@ class _Process:
 
     @ray.method(concurrency_group="control")
     def halt(self) -> None:
-        """Ends the epoch at the next step; runs beside it."""
+        """Ends the segment in work at its next step; runs beside it."""
         self._here.stop.set()
 
 
@@ -83,19 +84,35 @@ class ServerProcess(_Process):
             for end, norm in zip(self._ends, self._norms, strict=True)
         ]
 
-    def attach(self, workers: Sequence[str], norms: Sequence[Sequence[Address]]) -> None:
-        """Connects to workers and other shards, and posts the first parameters, drawn from the task's seed."""
+    def attach(
+        self,
+        workers: Sequence[str],
+        norms: Sequence[Sequence[Address]],
+        states: Sequence[State] | None,
+        initial: Vector | None,
+    ) -> None:
+        """Connects to workers and other shards, and posts the first parameters.
+
+        They are those of `states`, one for each of this process's shards; or else of `initial`, the whole vector; or
+        else drawn from the task's seed.
+        """
         task = self._task
-        initial = initial_parameters(task)
+        if initial is None:
+            initial = initial_parameters(task)
         self._servers = []
-        for shard, end, norm in zip(self._shards, self._ends, self._norms, strict=True):
+        for place, (shard, end, norm) in enumerate(zip(self._shards, self._ends, self._norms, strict=True)):
             end.attach(workers)
             if norm is not None:
                 norm.attach(norms)
-            self._servers.append(make_server(task, end, initial[task.shards[shard]], norm))
+            state = None if states is None else states[place]
+            self._servers.append(make_server(task, end, initial[task.shards[shard]], norm, state))
         self._threads = ThreadPoolExecutor(max(1, len(self._servers) - 1))
 
-    def serve(self, steps: int) -> dict[str, Any]:
+    def states(self) -> list[State]:
+        """See `ParameterServer.state`; of each of its shards."""
+        return [server.state() for server in self._servers]
+
+    def serve(self, steps: int) -> Told:
         """See `ParameterServer.serve`; what the first shard tells of how the workers kept step."""
         first, *others = self._servers
         running = [self._threads.submit(self._serve, server, steps) for server in others]
@@ -135,16 +152,22 @@ class WorkerProcess(_Process):
         self._rows = preparation.prepare().data
         return self._rows.handle
 
-    def prepare(self, rank: int, task: TrainingTask, rows: RowsHandle, addresses: Sequence[Address]) -> str:
+    def prepare(
+        self, rank: int, task: TrainingTask, rows: RowsHandle, addresses: Sequence[Address], state: State | None
+    ) -> str:
         """Makes the worker; where servers of this machine read its gradient."""
         self._rank = rank
         end = WorkerEnd(task, rank, self._here, addresses)
-        self._worker = make_worker(rank, task, SharedRows.open(rows), end)
+        self._worker = make_worker(rank, task, SharedRows.open(rows), end, state)
         return end.address
 
-    def run_epoch(self, epoch: int) -> EpochSums:
-        """See `GradientWorker.run_epoch`."""
-        return self._worker.run_epoch(epoch)
+    def run(self, segment: Segment) -> SegmentSums:
+        """See `GradientWorker.run`."""
+        return self._worker.run(segment)
+
+    def state(self) -> State:
+        """See `GradientWorker.state`."""
+        return self._worker.state()
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
@@ -250,14 +273,22 @@ class ActorPool:
         get([actor.__ray_ready__.remote() for actor in (*self._servers, *self._workers)])
 
     def group(
-        self, task: TrainingTask, rows: SharedRows, preparation: Preparation, reservation: Reservation
+        self,
+        task: TrainingTask,
+        rows: SharedRows,
+        preparation: Preparation,
+        reservation: Reservation,
+        start: States | Vector | None,
     ) -> ActorGroup:
-        """The processes of one run, ready to begin: each server beside one of the workers."""
+        """The processes of one run, ready to begin: each server beside one of the workers.
+
+        `start`: where others stopped, or the parameters to begin with; None: they are drawn from the task's seed.
+        """
         machines = reservation.nodes
         beside = [machines[server * task.workers // task.servers] for server in range(task.servers)]
         servers = [self._take(self._servers, ServerActor, node) for node in beside]
         workers = [self._take(self._workers, WorkerActor, node) for node in machines]
-        return ActorGroup(servers, workers, task, rows, preparation, self._here)
+        return ActorGroup(servers, workers, task, rows, preparation, self._here, start)
 
     def _take(self, reserve: list[Any], kind: Any, node: str) -> Any:
         return reserve.pop() if node == self._here and reserve else _start(kind, node)
@@ -265,6 +296,16 @@ class ActorPool:
 
 def _start(kind: Any, node: str) -> Any:
     return kind.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What the processes of a run need to go on where others stopped."""
+
+    shards: Sequence[State]
+    """Of the servers, shard by shard."""
+    workers: Sequence[State]
+    """By rank."""
 
 
 class ActorGroup:
@@ -283,16 +324,26 @@ class ActorGroup:
         rows: SharedRows,
         preparation: Preparation,
         here: str,
+        start: States | Vector | None,
     ) -> None:
         self._servers, self._workers = servers, workers
-        self._epoch: list[Any] = []
+        self._serving: list[Any] = []
+        self._running: list[Any] = []
         try:
-            self._join(task, rows, preparation, here)
+            self._join(task, rows, preparation, here, start)
         except BaseException:
             self.close()
             raise
 
-    def _join(self, task: TrainingTask, rows: SharedRows, preparation: Preparation, here: str) -> None:
+    def _join(
+        self,
+        task: TrainingTask,
+        rows: SharedRows,
+        preparation: Preparation,
+        here: str,
+        start: States | Vector | None,
+    ) -> None:
+        states, initial = (start, None) if isinstance(start, States) else (None, start)
         servers, workers = self._servers, self._workers
         places: list[Place] = get([actor.place.remote() for actor in (*servers, *workers)])
         server_places, worker_places = places[: len(servers)], places[len(servers) :]
@@ -305,49 +356,68 @@ class ActorGroup:
         shards: list[tuple[list[Address], list[Address]]] = [shard for of_server in ends for shard in of_server]
         gradients = get(
             [
-                worker.prepare.remote(rank, task, handles[place.node], [given[rank] for given, _ in shards])
+                worker.prepare.remote(
+                    rank,
+                    task,
+                    handles[place.node],
+                    [given[rank] for given, _ in shards],
+                    states and states.workers[rank],
+                )
                 for rank, (worker, place) in enumerate(zip(workers, worker_places, strict=True))
             ]
         )
-        get([server.attach.remote(gradients, [norms for _, norms in shards]) for server in servers])
+        norms = [norms for _, norms in shards]
+        lanes = task.lanes
+        get(
+            [
+                server.attach.remote(gradients, norms, states and states.shards[i * lanes : (i + 1) * lanes], initial)
+                for i, server in enumerate(servers)
+            ]
+        )
 
-    def begin_epoch(self, epoch: int, steps: int) -> None:
-        """Sets everyone to work on an epoch."""
-        self._epoch = [server.serve.remote(steps) for server in self._servers]
-        self._epoch += [worker.run_epoch.remote(epoch) for worker in self._workers]
+    def begin(self, segment: Segment) -> None:
+        """Sets everyone to work on a segment; servers take no part in an evaluation."""
+        self._serving = [server.serve.remote(segment.steps) for server in self._servers] if segment.steps else []
+        self._running = [worker.run.remote(segment) for worker in self._workers]
 
     def wait(self, seconds: float) -> bool:
-        """Waits for the epoch's end for at most so long; whether it has come."""
-        ready, _ = ray.wait(self._epoch, num_returns=len(self._epoch), timeout=seconds, fetch_local=False)
-        return len(ready) == len(self._epoch)
+        """Waits for the segment's end for at most so long; whether it has come."""
+        awaited = [*self._serving, *self._running]
+        ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=seconds, fetch_local=False)
+        return len(ready) == len(awaited)
 
-    def finish_epoch(self) -> tuple[list[EpochSums], dict[str, Any]]:
-        """What each worker saw in the epoch, and what the first server has to tell of how they kept step.
+    def finish(self) -> tuple[list[SegmentSums], Told]:
+        """What each worker saw in the segment, and what the first server has to tell of how they kept step.
 
         Raises:
             Diverged: the loss is no finite number.
             ProcessLost: somebody died.
 
         """
-        count = len(self._servers)
-        sums: list[EpochSums] = get(self._epoch[count:])
-        told: list[dict[str, Any]] = []
-        for server in self._epoch[:count]:
+        sums: list[SegmentSums] = get(self._running)
+        told: list[Told] = []
+        for server in self._serving:
             with suppress(Halted):  # which has nothing to tell of why: another may
                 told.append(get(server))
-        return sums, told[0] if told else {}
+        return sums, told[0] if told else Told()
+
+    def states(self) -> States:
+        """Where everyone stands between two segments."""
+        of_servers: list[list[State]] = get([server.states.remote() for server in self._servers])
+        of_workers: list[State] = get([worker.state.remote() for worker in self._workers])
+        return States([shard for shards in of_servers for shard in shards], of_workers)
 
     def remember_best(self) -> None:
         """Keeps the parameters as the best so far."""
         for server in self._servers:
-            server.remember_best.remote()  # calls of one caller run in order: the next epoch comes after it
+            server.remember_best.remote()  # calls of one caller run in order: the next segment comes after it
 
     def best(self) -> Vector:
         """The best parameters so far."""
         return np.concatenate(get([server.best.remote() for server in self._servers]))
 
     def halt(self) -> None:
-        """Ends the epoch in work at its next step."""
+        """Ends the segment in work at its next step."""
         for actor in (*self._servers, *self._workers):
             actor.halt.remote()  # not waited for: one that is frozen would not answer
 

@@ -8,7 +8,7 @@ from common.network.metrics import MetricSums, classification_sums, regression_s
 from common.network.network import Network
 from worker.channel import Vector
 from worker.shared_rows import SharedRows
-from worker.task import TrainingTask, share
+from worker.task import TrainingTask
 
 _ROWS = 512
 """Of a piece."""
@@ -30,9 +30,10 @@ class Evaluator:
         rows = min(_ROWS, len(data.validation_x))
         self._network = Network(task.shape, task.inputs, task.outputs, task.loss, max_rows=rows, parameters=parameters)
 
-    def pieces(self, rank: int = 0, workers: int = 1) -> range:
-        """A worker's pieces."""
-        return range(*share(0, -(-len(self._data.validation_x) // _ROWS), rank, workers))
+    @property
+    def pieces(self) -> range:
+        """All of them."""
+        return pieces(self._data)
 
     def evaluate(self, piece: int) -> MetricSums:
         """The metrics' sums over a piece."""
@@ -44,3 +45,8 @@ class Evaluator:
         measure = classification_sums if self._task.task == "classification" else regression_sums
         weight = None if weights is None else float(weights.sum(dtype=np.float64))
         return measure(outputs, targets, loss, weight)
+
+
+def pieces(data: SharedRows) -> range:
+    """The pieces that validation rows are evaluated in, by number."""
+    return range(-(-len(data.validation_x) // _ROWS))

@@ -24,10 +24,11 @@ from worker.channel import Halted, Vector
 from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, WorkerEnd
 from worker.epoch_order import epoch_order
 from worker.evaluator import Evaluator
+from worker.exact_sum import exact_parts
 from worker.norm import GrainSums, clipping
-from worker.optimizers import make_optimizer
+from worker.optimizers import State, make_optimizer
 from worker.shared_rows import SharedRows
-from worker.task import EpochSums, TrainingTask, share
+from worker.task import Segment, SegmentSums, TrainingTask, share
 from worker.tree_sum import LEAVES, nodes
 
 
@@ -81,6 +82,8 @@ class GradientWorker:
         self._number = 1
         """Of the post that comes next, from the servers and then to them."""
         self._waited = 0.0
+        self._epoch = 0
+        """Whose order and masks are at hand."""
         self.gradients_computed = 0
 
     @property
@@ -94,44 +97,45 @@ class GradientWorker:
         gradient: Vector = self._end.gradient[0]
         return gradient
 
-    def run_epoch(self, epoch: int) -> EpochSums:
-        """One pass over the training rows, then an evaluation.
+    def run(self, segment: Segment) -> SegmentSums:
+        """Takes the steps of a segment, then its part of the evaluation.
 
         Raises:
             PeerLost: a server's process is gone.
 
         """
-        self._rows, self._losses, self._weight, self._waited = 0, list[float](), 0.0, 0.0
+        self._rows, self._losses, self._weights_seen, self._waited = 0, list[float](), list[float](), 0.0
         evaluation = list[MetricSums]()
         began = time.perf_counter()
         try:
             with quiet():
-                self._train(epoch)
+                self._train(segment)
             self._pull()
             seconds = time.perf_counter() - began
-            for piece in self._evaluator.pieces(self._rank, self._task.workers):
+            for piece in range(*share(segment.pieces.start, segment.pieces.stop, self._rank, self._task.workers)):
                 self._end.look()
                 evaluation.append(self._evaluator.evaluate(piece))
         except BaseException as error:
             self._end.halt()  # a server must not wait for a worker that lives and sends no more
             if isinstance(error, Halted):
-                return EpochSums(0, (), 0.0, 0.0, 0.0, halted=True, evaluation=())
+                return SegmentSums(0, (), (), 0.0, 0.0, halted=True, evaluation=())
             raise
-        return EpochSums(
+        return SegmentSums(
             rows=self._rows,
-            losses=self._epoch_losses(),
-            weight=self._weight,
+            losses=exact_parts(self._losses),
+            weights=exact_parts(self._weights_seen),
             seconds=seconds,
             waiting=self._waited,
             halted=False,
             evaluation=tuple(evaluation),
         )
 
-    def _epoch_losses(self) -> tuple[float, ...]:
-        return tuple(self._losses) if self._task.reproducible else (math.fsum(self._losses),)
+    def state(self) -> State:
+        """What a worker that takes this one's place needs to go on, beside the servers' parameters."""
+        return {}
 
-    def _train(self, epoch: int) -> None:
-        for batch in self._batches(epoch):
+    def _train(self, segment: Segment) -> None:
+        for batch in self._batches(segment):
             self._pull()
             loss = self._compute(batch)
             self._end.remarks[WEIGHT] = batch.weight if math.isfinite(loss) else math.nan
@@ -143,7 +147,7 @@ class GradientWorker:
         """The loss of a part of a batch; its gradient is left in `_gradient`."""
         loss = self._network.gradients(batch.x, batch.targets, self._masks, batch.start, batch.weights)
         self._rows += len(batch.x)
-        self._weight += batch.weight
+        self._weights_seen.append(batch.weight)
         self._losses.append(loss)
         self.gradients_computed += 1
         return loss
@@ -159,17 +163,26 @@ class GradientWorker:
         self._number += 1
         self._waited += time.perf_counter() - began
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, segment: Segment) -> Iterator[Batch]:
         """The worker's part of each batch, gathered while the servers are still at work on the one before."""
-        order = self._begin(epoch)
-        for begin in range(0, len(order), self._task.batch_size):
-            end = min(begin + self._task.batch_size, len(order))
+        order = self._begin(segment.epoch)
+        for begin, end in self._spans(segment):
             yield self._gather(order, *share(begin, end, self._rank, self._task.workers))
 
+    def _spans(self, segment: Segment) -> Iterator[tuple[int, int]]:
+        """Where each batch of a segment begins and ends in the epoch's order."""
+        size, rows = self._task.batch_size, len(self._data.x)
+        for step in range(segment.first, segment.last):
+            yield step * size, min((step + 1) * size, rows)
+
     def _begin(self, epoch: int) -> NDArray[Any]:
-        self._masks = DropoutMasks(self._task.seed, epoch) if self._has_dropout else None
+        """The order of an epoch's rows, made when the epoch begins."""
         task = self._task
-        return epoch_order(len(self._data.x), epoch, task.seed, task.shuffle, task.block_rows)
+        if self._epoch != epoch:
+            self._masks = DropoutMasks(task.seed, epoch) if self._has_dropout else None
+            self._order = epoch_order(len(self._data.x), epoch, task.seed, task.shuffle, task.block_rows)
+            self._epoch = epoch
+        return self._order
 
     def _gather(self, order: NDArray[Any], start: int, stop: int) -> Batch:
         rows = order[start:stop]
@@ -199,16 +212,15 @@ class ReproducibleWorker(GradientWorker):
     def _gradient(self) -> Vector:
         return self._leaf
 
-    def _train(self, epoch: int) -> None:
-        order, size = self._begin(epoch), self._task.batch_size
-        weights = self._end.remarks[WEIGHTS]
-        for begin in range(0, len(order), size):
+    def _train(self, segment: Segment) -> None:
+        order, weights = self._begin(segment.epoch), self._end.remarks[WEIGHTS]
+        for begin, end in self._spans(segment):
             self._pull()
             weights[:] = 0
             for slot, node in enumerate(self._nodes):
                 for place in range(node.size):
                     leaf = node.start + place
-                    batch = self._gather(order, *share(begin, min(begin + size, len(order)), leaf, LEAVES))
+                    batch = self._gather(order, *share(begin, end, leaf, LEAVES))
                     loss = self._compute(batch)
                     weights[leaf] = batch.weight if math.isfinite(loss) else math.nan
                     self._add(place, self._end.gradient[slot], is_last=place == node.size - 1)
@@ -226,13 +238,20 @@ class ReproducibleWorker(GradientWorker):
 class LocalWorker(GradientWorker):
     """Takes steps of its own from the servers' parameters, then sends how far it went."""
 
-    def __init__(self, rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> None:
+    def __init__(
+        self, rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd, state: State | None = None
+    ) -> None:
         self._own = np.empty(task.parameters, task.dtype)
         self._own_gradient = np.empty(task.parameters, task.dtype)
         self._sending = self._exchange = 0.0
         """Seconds that the last sending took, and the last exchange as a whole."""
         super().__init__(rank, task, data, end)
         self._optimizer = make_optimizer(task.optimizer, self._own, self._own_gradient)
+        if state is not None:
+            self._optimizer.restore(state)
+
+    def state(self) -> State:
+        return self._optimizer.state()
 
     @property
     def _parameters(self) -> Vector:
@@ -242,8 +261,8 @@ class LocalWorker(GradientWorker):
     def _gradient(self) -> Vector:
         return self._own_gradient
 
-    def _train(self, epoch: int) -> None:
-        total, batches, done = self._task.steps(len(self._data.x)), self._batches(epoch), 0
+    def _train(self, segment: Segment) -> None:
+        total, batches, done = segment.steps, self._batches(segment), 0
         while done < total:
             self._pull()
             steps = min(int(self._end.note), total - done)
@@ -291,10 +310,12 @@ class LocalWorker(GradientWorker):
         self._sending = self._waited - before
 
 
-def make_worker(rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd) -> GradientWorker:
-    """The worker that the task's synchrony demands."""
+def make_worker(
+    rank: int, task: TrainingTask, data: SharedRows, end: WorkerEnd, state: State | None = None
+) -> GradientWorker:
+    """The worker that the task's synchrony demands; `state`: of the one whose place it takes."""
     if task.reproducible:
         return ReproducibleWorker(rank, task, data, end)
     if isinstance(task.synchrony, training.LocalSteps):
-        return LocalWorker(rank, task, data, end)
+        return LocalWorker(rank, task, data, end, state)
     return GradientWorker(rank, task, data, end)

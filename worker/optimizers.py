@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.network.operations import Operation
 from common.network.parameters import Floats
 from common.schemas import training
+
+State = Mapping[str, NDArray[Any]]
+"""Arrays by name: what a part of a training needs to go on in another process, to the bit."""
 
 BLOCK = 65_536
 """Numbers worked through at a time: few enough that all passes but the first find them in the cache, and so many
@@ -73,6 +79,16 @@ class Optimizer(ABC):
             for operation in operations:
                 operation()
 
+    def state(self) -> State:
+        """All that is kept from step to step: views, to be copied or written down before the next one."""
+        return {"steps": np.array([self.steps]), "scale": np.array([self._scale]), **self._kept}
+
+    def restore(self, state: State) -> None:
+        """Goes on where the optimizer stood whose `state` this is."""
+        self.steps, self._scale = int(state["steps"][0]), float(state["scale"][0])
+        for name, vector in self._kept.items():
+            vector[:] = state[name]
+
     def _number(self) -> Floats:
         """Room for a number that every step sets anew: numpy takes it in half the time that a Python number costs."""
         return np.zeros((), self._dtype)
@@ -80,6 +96,11 @@ class Optimizer(ABC):
     @abstractmethod
     def _make_state(self) -> None:
         """Allocate what is kept from step to step."""
+
+    @property
+    @abstractmethod
+    def _kept(self) -> dict[str, Floats]:
+        """The vectors among it, by name."""
 
     @abstractmethod
     def _begin(self, scale: float, conversion: float) -> None:
@@ -103,6 +124,10 @@ class Sgd(Optimizer):
     def _make_state(self) -> None:
         self._velocity = np.zeros(self.size if self._spec.momentum else 0, self._dtype)
         self._decay, self._rate = self._number(), self._number()
+
+    @property
+    def _kept(self) -> dict[str, Floats]:
+        return {"velocity": self._velocity}
 
     def _begin(self, scale: float, conversion: float) -> None:
         self._decay.fill(self._spec.momentum * conversion)
@@ -146,6 +171,10 @@ class Adam(Optimizer):
         self._first_decay, self._second_decay = self._number(), self._number()
         self._rate, self._epsilon = self._number(), self._number()
 
+    @property
+    def _kept(self) -> dict[str, Floats]:
+        return {"first_moment": self._first, "second_moment": self._second}
+
     def _begin(self, scale: float, conversion: float) -> None:
         spec, t = self._spec, self.steps
         second = math.sqrt((1 - spec.beta2**t) / (1 - spec.beta2))
@@ -184,6 +213,10 @@ class BlockMomentum(Optimizer):
     def _make_state(self) -> None:
         self._velocity = np.zeros(self.size if self._momentum else 0, self._dtype)
         self._decay, self._scaled, self._ahead = self._number(), self._number(), self._number()
+
+    @property
+    def _kept(self) -> dict[str, Floats]:
+        return {"velocity": self._velocity}
 
     def _begin(self, scale: float, conversion: float) -> None:
         self._decay.fill(self._momentum * conversion)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from statistics import fmean
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import Diverged
 from common.network.initializers import initialize
@@ -23,10 +25,24 @@ from common.schemas import training
 from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, PeerLost, Vector
 from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, NormEnd, ServerEnd
 from worker.norm import GrainSums, clipping, norm_of
-from worker.optimizers import BlockMomentum, Optimizer, make_optimizer
+from worker.optimizers import BlockMomentum, Optimizer, State, make_optimizer
 from worker.staleness import Clocks
 from worker.task import TrainingTask
 from worker.tree_sum import Addition, additions, chain, nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How the workers kept step, as far as their synchrony leaves it open."""
+
+    staleness: tuple[int, ...] = ()
+    """Steps that began 0, 1, 2, … steps ahead of the slowest worker."""
+    rounds: int = 0
+    """Averages that were taken of local steps."""
+
+    def __add__(self, other: Told) -> Told:
+        pairs = zip_longest(self.staleness, other.staleness, fillvalue=0)
+        return Told(tuple(a + b for a, b in pairs), self.rounds + other.rounds)
 
 
 class ParameterServer:
@@ -37,16 +53,24 @@ class ParameterServer:
         end: the shard's side of the traffic, already attached.
         initial: the shard's parameters to start from, copied.
         norms: how to learn the whole gradient's norm; needed where the task clips it.
+        state: of the server whose place it takes; then `initial` is not looked at.
 
     """
 
-    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None = None) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        end: ServerEnd,
+        initial: Vector,
+        norms: NormEnd | None = None,
+        state: State | None = None,
+    ) -> None:
         self._task = task
         self._end = end
         self._norms = norms
         self._parameters = end.parameters
-        self._parameters[:] = initial
-        self._best = self._parameters.copy()
+        self._parameters[:] = initial if state is None else state["parameters"]
+        self._best = self._parameters.copy() if state is None else state["best"].copy()
         self._sum = np.empty_like(self._parameters)
         self._optimizer = self._make_optimizer()
         self._grains = None if norms is None else GrainSums(self._sum, norms.grains)
@@ -55,7 +79,19 @@ class ParameterServer:
         """Of the last post to the workers."""
         self.updates = 0
         """Applied so far."""
+        if state is not None:
+            self._restore(state)
         end.publish(self.number, self._note)
+
+    def state(self) -> State:
+        """What a server that takes this one's place needs to go on: views, to be copied before the next step."""
+        optimizer = {f"optimizer.{name}": array for name, array in self._optimizer.state().items()}
+        return {"parameters": self._parameters, "best": self._best, "updates": np.array([self.updates]), **optimizer}
+
+    def _restore(self, state: State) -> None:
+        self.updates = int(state["updates"][0])
+        own = {name.removeprefix("optimizer."): array for name, array in state.items()}
+        self._optimizer.restore(own)
 
     @property
     def _note(self) -> float:
@@ -66,7 +102,7 @@ class ParameterServer:
         return make_optimizer(self._task.optimizer, self._parameters, self._sum)
 
     def serve(self, steps: int) -> None:
-        """Takes part in an epoch of so many steps.
+        """Takes part in so many steps of an epoch.
 
         Raises:
             Diverged: a worker met a loss that is no finite number.
@@ -135,16 +171,16 @@ class ParameterServer:
         """The parameters last remembered, or the initial ones."""
         return self._best
 
-    def describe_synchrony(self) -> dict[str, Any]:
-        """What there is to tell of how the workers kept step in the last epoch."""
-        return {}
+    def describe_synchrony(self) -> Told:
+        """What there is to tell of how the workers kept step since `serve` was last called."""
+        return Told()
 
 
 class StaleServer(ParameterServer):
     """Keeps one shard of a training with bounded staleness: every worker's gradient is applied when it comes."""
 
-    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector) -> None:
-        super().__init__(task, end, initial)
+    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector, state: State | None = None) -> None:
+        super().__init__(task, end, initial, None, state)
         assert isinstance(task.synchrony, training.BoundedStaleness)
         self._clocks = Clocks(task.workers, task.synchrony.max_staleness)
         self._told = list(self._clocks.counts)
@@ -191,11 +227,11 @@ class StaleServer(ParameterServer):
                 self._optimizer.update_block(block)
         self.updates += 1
 
-    def describe_synchrony(self) -> dict[str, Any]:
+    def describe_synchrony(self) -> Told:
         counts = [now - before for now, before in zip(self._clocks.counts, self._told, strict=True)]
         while len(counts) > 1 and not counts[-1]:
             counts.pop()
-        return {"staleness": tuple(counts)}
+        return Told(staleness=tuple(counts))
 
 
 _SHORTEST_NAP, _LONGEST_NAP = 0.00005, 0.001
@@ -204,11 +240,18 @@ _SHORTEST_NAP, _LONGEST_NAP = 0.00005, 0.001
 class AveragingServer(ParameterServer):
     """Keeps one shard of a training by local steps: averages how far the workers have moved."""
 
-    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector) -> None:
+    def __init__(self, task: TrainingTask, end: ServerEnd, initial: Vector, state: State | None = None) -> None:
         assert isinstance(task.synchrony, training.LocalSteps)
         self._pace = Pace(task.synchrony.steps)
-        self._rounds = self._steps = 0
-        super().__init__(task, end, initial)
+        self._rounds = 0
+        super().__init__(task, end, initial, None, state)
+
+    def state(self) -> State:
+        return {**super().state(), "pace": self._pace.state()}
+
+    def _restore(self, state: State) -> None:
+        super()._restore(state)
+        self._pace.restore(state["pace"])
 
     @property
     def _note(self) -> float:
@@ -219,7 +262,7 @@ class AveragingServer(ParameterServer):
         return BlockMomentum(self._task.synchrony.outer_momentum, self._parameters, self._sum)
 
     def _serve(self, steps: int) -> None:
-        self._rounds, self._steps, done = 0, steps, 0
+        self._rounds = done = 0
         while done < steps:
             self._exchange()
             self._rounds += 1
@@ -228,8 +271,8 @@ class AveragingServer(ParameterServer):
             self._pace.note(fmean(r[BUSY] for r in remarks), fmean(r[EXCHANGE] for r in remarks), steps)
             self._end.publish(self.number, self._note)
 
-    def describe_synchrony(self) -> dict[str, Any]:
-        return {"local_steps": self._steps / max(self._rounds, 1)}
+    def describe_synchrony(self) -> Told:
+        return Told(rounds=self._rounds)
 
 
 class Pace:
@@ -247,13 +290,21 @@ class Pace:
         self._busy = 0.0
 
     def note(self, busy: float, exchange: float, most: int) -> None:
-        """Takes in a round's seconds per step and seconds of exchange; `most`: steps in an epoch."""
+        """Takes in a round's seconds per step and seconds of exchange; `most`: steps that are taken in one go."""
         if not self._is_measured or not exchange:
             return
         self._exchange = _blend(self._exchange, exchange)
         self._busy = _blend(self._busy, busy)
         wanted = math.ceil(self._exchange / self._busy * (1 / SHARE - 1))
         self.steps = max(1, min(wanted, 2 * self.steps, most, MOST_STEPS))
+
+    def state(self) -> NDArray[np.float64]:
+        """What another one needs to go on."""
+        return np.array([self.steps, self._exchange, self._busy])
+
+    def restore(self, state: NDArray[np.float64]) -> None:
+        """Goes on where the pace stood whose `state` this is."""
+        self.steps, self._exchange, self._busy = int(state[0]), float(state[1]), float(state[2])
 
 
 SHARE = 0.04
@@ -277,14 +328,16 @@ def initial_parameters(task: TrainingTask) -> Vector:
 _INITIAL = 0  # keeps these draws apart from others made with the same seed
 
 
-def make_server(task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None) -> ParameterServer:
-    """The server of one shard, as the task's synchrony demands."""
+def make_server(
+    task: TrainingTask, end: ServerEnd, initial: Vector, norms: NormEnd | None, state: State | None = None
+) -> ParameterServer:
+    """The server of one shard, as the task's synchrony demands; `state`: of the one whose place it takes."""
     match task.synchrony:
         case training.BoundedStaleness():
-            return StaleServer(task, end, initial)
+            return StaleServer(task, end, initial, state)
         case training.LocalSteps():
-            return AveragingServer(task, end, initial)
-    return ParameterServer(task, end, initial, norms)
+            return AveragingServer(task, end, initial, state)
+    return ParameterServer(task, end, initial, norms, state)
 
 
 def _additions(

@@ -76,8 +76,8 @@ class RunChild:
     tell: Callable[[RunChild, Message], None]
     claim: Claim | None = None
     cpus: float = 0.0
-    attempt: int = 0
     is_ready: bool = False
+    heard: float = 0.0
     _process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,9 +92,9 @@ class RunChild:
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def give(self, claim: Claim, cpus: float, attempt: int) -> None:
+    def give(self, claim: Claim, cpus: float) -> None:
         """Hands it a job. A child that has just died is heard of as `Exited`, with the claim still noted here."""
-        self.claim, self.cpus, self.attempt, self.is_ready = claim, cpus, attempt, False
+        self.claim, self.cpus, self.is_ready = claim, cpus, False
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"job_id": claim.job_id, "fence": claim.fence}) + "\n")

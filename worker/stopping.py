@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.errors import Diverged
 from common.schemas.jobs import StopReason
@@ -32,6 +34,23 @@ class StoppingRule:
     _patient_loss: float = field(default=math.inf, init=False)
     _first_loss: float | None = field(default=None, init=False)
     _grown: int = field(default=0, init=False)
+
+    def document(self) -> dict[str, float | None]:
+        """What was seen so far, as JSON can say it."""
+        return {
+            "best_epoch": self.best_epoch,
+            "best_loss": _finite(self.best_loss),
+            "patient_epoch": self._patient_epoch,
+            "patient_loss": _finite(self._patient_loss),
+            "first_loss": self._first_loss,
+            "grown": self._grown,
+        }
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Goes on where the rule stood whose `document` this is."""
+        self.best_epoch, self.best_loss = document["best_epoch"], _or_infinite(document["best_loss"])
+        self._patient_epoch, self._patient_loss = document["patient_epoch"], _or_infinite(document["patient_loss"])
+        self._first_loss, self._grown = document["first_loss"], document["grown"]
 
     def is_best(self, epoch: int, loss: float) -> bool:
         """Notes an epoch's loss; whether it is the best so far.
@@ -86,3 +105,11 @@ class StoppingRule:
         if wanted.max_seconds is not None and seconds >= wanted.max_seconds:
             return "time_limit"
         return None
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _or_infinite(number: float | None) -> float:
+    return math.inf if number is None else number

@@ -9,10 +9,11 @@ import logging
 import os
 import queue
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from typing import Protocol
 
 from common.errors import ChainruleError, CorruptRecord, FenceLost, NotFound
 from common.identifiers import new_id
@@ -22,16 +23,45 @@ from common.settings import Settings
 from common.store.jobs import Claim, Lease
 from common.store.stores import Stores
 from worker.admission import cpus_of_worker, too_large_for
+from worker.housekeeping import Housekeeping
 from worker.ray_node import RayCluster
-from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready, RunChild
+from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
 
 log = logging.getLogger("chainrule.supervisor")
 
 _TICK_SECONDS = 0.1
 _REPORT_SECONDS = 2.0
+_TIDY_SECONDS = 30.0
+_SILENT_SECONDS = 30.0
+"""A child that has a job says something every five seconds; one that is silent for so long is frozen."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0)
 _MOST_JUDGED = 50
 """Jobs in one step, so that leases are renewed in time however many wait."""
+
+
+class Child(Protocol):
+    """A process that runs jobs, one after the other; see `RunChild`."""
+
+    address: str
+    claim: Claim | None
+    cpus: float
+    is_ready: bool
+    heard: float
+    """When it last said something, on the supervisor's clock."""
+
+    def give(self, claim: Claim, cpus: float) -> None:
+        """Hands it a job."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def stop(self, seconds: float) -> None:
+        """Ends it."""
+
+
+Hear = Callable[[Child, Message], None]
+StartChild = Callable[[str, Mapping[str, str], Hear], Child]
+"""From the address of a cluster, an environment, and what to tell messages to."""
 
 
 @dataclass(slots=True)
@@ -69,8 +99,9 @@ class Supervisor:
         settings: limits and the lease time.
         stores: records.
         ray: the cluster that its runs join.
-        logs: the folder of its children's logs.
+        start_child: starts a process for runs.
         clock: monotonic seconds.
+        now: the time of day; for how long records are kept is the one thing that rests on it.
         tell_ready: called once, when a submitted job would start at once.
 
     """
@@ -80,26 +111,28 @@ class Supervisor:
         settings: Settings,
         stores: Stores,
         ray: RayCluster,
-        logs: Path,
+        start_child: StartChild,
         clock: Callable[[], float],
+        now: Callable[[], datetime],
         tell_ready: Callable[[], None],
     ) -> None:
         self.id = new_id("sup")
         self._settings = settings
         self._stores = stores
         self._ray = ray
-        self._logs = logs
+        self._start_child = start_child
         self._clock = clock
         self._tell_ready = tell_ready
         self._watch = LeaseWatch(settings.lease_seconds)
-        self._messages: queue.SimpleQueue[tuple[RunChild, Message] | None] = queue.SimpleQueue()
-        self._children: list[RunChild] = []
+        self._messages: queue.SimpleQueue[tuple[Child, Message] | None] = queue.SimpleQueue()
+        self._children: list[Child] = []
         self._nodes: tuple[Node, ...] = ()
         self._stopping = False
         self._was_ready = False
         self._failures = 0
         self._too_large: dict[str, tuple[float, ...]] = {}
-        self._start_after = self._renew_after = self._report_after = 0.0
+        self._housekeeping = Housekeeping(settings, stores, now)
+        self._start_after = self._renew_after = self._report_after = self._tidy_after = 0.0
 
     def run(self) -> None:
         """Works until `stop`; what it held then goes back into the queue."""
@@ -109,7 +142,7 @@ class Supervisor:
                     self.step()
                 except ChainruleError as error:  # nothing is decided without Redis
                     log.warning("waiting: %s", error.message)
-                self._listen()
+                self.listen(_TICK_SECONDS)
         finally:
             self._leave()
 
@@ -119,17 +152,21 @@ class Supervisor:
         self._messages.put(None)
 
     def step(self) -> None:
-        """Keeps Ray and an idle child alive, renews leases, takes over from the dead, starts a job, reports."""
+        """Keeps Ray and an idle child alive, renews leases, takes over from the dead, starts a job, reports, tidies up."""
         self._keep_idle_child()
         now = self._clock()
         if now >= self._renew_after:
             self._renew_after = now + self._settings.lease_seconds / 10
             self._renew()
             self._take_over(now)
+            self._end_frozen(now)
         self._start_job()
         if now >= self._report_after:
             self._report_after = now + _REPORT_SECONDS
             self._report()
+        if now >= self._tidy_after:
+            self._tidy_after = now + _TIDY_SECONDS
+            self._housekeeping.tidy()
 
     # Children
 
@@ -141,23 +178,29 @@ class Supervisor:
         has_idle = any(child.claim is None for child in self._children)
         is_full = 0 < self._cpus() <= self._running()
         if is_up and not has_idle and not is_full and self._clock() >= self._start_after:
-            self._children.append(
-                RunChild(self._ray.address, self._logs / "runs.log", self._ray.environment, self._hear)
-            )
+            self._children.append(self._start_child(self._ray.address, self._ray.environment, self._hear))
 
-    def _hear(self, child: RunChild, message: Message) -> None:
+    def _hear(self, child: Child, message: Message) -> None:
         self._messages.put((child, message))
 
-    def _listen(self) -> None:
-        """Waits a tick for what children say, and acts on all of it."""
+    def listen(self, seconds: float) -> None:
+        """Waits for what children say for at most so long, and acts on all of it."""
         with suppress(queue.Empty):
-            said = self._messages.get(timeout=_TICK_SECONDS)
+            said = self._messages.get(timeout=seconds)
             while True:
                 if said is not None:
                     self._act(*said)
                 said = self._messages.get_nowait()
 
-    def _act(self, child: RunChild, message: Message) -> None:
+    def _end_frozen(self, now: float) -> None:
+        for child in self._children:
+            if child.claim is not None and now - child.heard >= _SILENT_SECONDS:
+                log.warning("the run of %s is silent, and is ended", child.claim.job_id)
+                child.heard = now
+                child.kill()
+
+    def _act(self, child: Child, message: Message) -> None:
+        child.heard = self._clock()
         match message:
             case Nodes(nodes):
                 self._nodes = nodes
@@ -176,23 +219,24 @@ class Supervisor:
                     log.error("a run's process ended with status %s before it had a job; see runs.log", status)
                 self._give_back(child, f"The run's process ended with status {status}.")
 
-    def _give_back(self, child: RunChild, reason: str) -> None:
+    def _give_back(self, child: Child, reason: str) -> None:
         claim, child.claim = child.claim, None
         if claim is None:
             return
-        log.warning("%s lost in attempt %s: %s", claim.job_id, child.attempt, reason)
+        log.warning("%s is lost: %s", claim.job_id, reason)
         try:
-            self._retry_or_fail(claim, child.attempt, reason)
+            self._retry_or_fail(claim, reason)
         except ChainruleError as error:  # its lease runs out, and whoever sees that decides
             log.warning("%s: %s", claim.job_id, error.message)
 
-    def _retry_or_fail(self, claim: Claim, attempt: int, reason: str) -> None:
-        if attempt < self._settings.max_attempts:
+    def _retry_or_fail(self, claim: Claim, reason: str) -> None:
+        losses = 1 + self._stores.jobs.losses(claim)
+        if losses < self._settings.max_attempts:
             self._stores.jobs.requeue(claim, reason)
             return
         error = JobError(
             code="worker_lost",
-            message=f"A process of the run was lost in each of {attempt} attempts.",
+            message=f"A process of the run was lost {losses} times without a checkpoint in between.",
             hint="The operator's log says how it ended; memory running out is the usual cause.",
         )
         try:
@@ -214,8 +258,9 @@ class Supervisor:
             return
         claim = self._stores.jobs.claim(job.id)
         if claim is not None:
-            log.info("%s starts, attempt %s", job.id, job.attempt + 1)
-            child.give(claim, cpus, job.attempt + 1)
+            log.info("%s starts", job.id)
+            child.heard = self._clock()
+            child.give(claim, cpus)
 
     def _next_job(self) -> tuple[Job, float] | None:
         """The first job in the queue that the cluster is large enough for, and the processors it is to have."""
@@ -276,7 +321,7 @@ class Supervisor:
         for lease in self._watch.expired(leases, now):
             reason = "Its supervisor fell silent."
             log.warning("%s is taken over: %s", lease.job_id, reason)
-            self._retry_or_fail(Claim(lease.job_id, lease.fence), lease.attempt, reason)
+            self._retry_or_fail(Claim(lease.job_id, lease.fence), reason)
 
     # Reports
 
@@ -302,7 +347,7 @@ class Supervisor:
         try:
             for child in self._children:
                 if child.claim is not None:
-                    self._stores.jobs.requeue(child.claim, "Its supervisor was stopped.")
+                    self._stores.jobs.requeue(child.claim, "Its supervisor was stopped.", lost=False)
             self._stores.supervisors.leave(self.id)
         except ChainruleError as error:  # leases run out by themselves
             log.warning("left without a word: %s", error.message)

@@ -55,14 +55,33 @@ class TrainingTask:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochSums:
-    """What one worker saw in an epoch."""
+class Segment:
+    """What is done of an epoch in one go. Between two segments a run can be written down, or paused."""
+
+    epoch: int
+    """From 1."""
+    first: int
+    """Steps of the epoch that are done already."""
+    last: int
+    """Steps of it that are done afterwards."""
+    pieces: range = range(0)
+    """Pieces of the validation rows that are evaluated then (see `Evaluator`)."""
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return self.last - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSums:
+    """What one worker saw in a segment."""
 
     rows: int
     losses: tuple[float, ...]
-    """Sums over rows, in pieces whose exact total does not depend on who computed which."""
-    weight: float
-    """The summed weight of the rows."""
+    """Few numbers whose exact sum is that over all rows: it depends neither on who computed which, nor on segments."""
+    weights: tuple[float, ...]
+    """The same of the rows' weights."""
     seconds: float
     """From the first pull to the last."""
     waiting: float

@@ -96,6 +96,14 @@ class FeatureEncoder:
         )
 
     @property
+    def placed(self) -> Iterator[tuple[int, Scaled | OneHot]]:
+        """Each column, and the first of its places in a row of the matrix."""
+        place = 0
+        for column in self._columns:
+            yield place, column
+            place += column.width
+
+    @property
     def joint_columns(self) -> tuple[str, ...]:
         """The columns that were scaled together, as pixels are."""
         return tuple(column.name for column in self._scaled if column.joint)

@@ -35,6 +35,8 @@ class Lineage(Record):
     dataset_sha256: str
     seed: int
     attempt: int
+    base_model_id: str | None = None
+    """The model that the training began with."""
     request: dict[str, object]
     """The training request in full, every default filled in."""
     versions: dict[str, str]

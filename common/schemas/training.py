@@ -304,4 +304,6 @@ class TrainingRequest(Record):
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher starts first."""
     labels: Annotated[dict[LabelText, Annotated[str, Field(max_length=200)]], Field(max_length=MAX_LABELS)] = {}
-    base_model_id: Annotated[None, BeforeValidator(only_default(None))] = None
+    base_model_id: Annotated[str, Field(max_length=100)] | None = None
+    """A model to begin with, of the same task: its weights are kept where columns, categories and classes are the same,
+    and its hidden layers are taken over where `network` is not given."""

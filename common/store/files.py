@@ -1,4 +1,4 @@
-"""The folder of uploaded data sets: canonical Parquet files by id, and uploads on their way."""
+"""The folder of what is too large for Redis: data sets as canonical Parquet files, uploads on their way, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DataFolder:
 
     def prepare(self) -> None:
         """Makes the folders, for their owner only."""
-        for folder in (self.root, self._uploads, self._datasets):
+        for folder in (self.root, self._uploads, self._datasets, self._checkpoints):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def sweep(self, is_known: Callable[[str], bool]) -> None:
@@ -47,6 +47,21 @@ class DataFolder:
             raise NotFound("There is no such data set.", code="dataset_not_found")
         return self._datasets / f"{dataset_id}.parquet"
 
+    def checkpoints(self, job_id: str) -> Path:
+        """The folder of a job's checkpoints.
+
+        Raises:
+            NotFound: that is no id of a job.
+
+        """
+        if not is_id(job_id, "job"):
+            raise NotFound("There is no such job.", code="job_not_found")
+        return self._checkpoints / job_id
+
+    def jobs_with_checkpoints(self) -> list[str]:
+        """The jobs that have a folder of checkpoints."""
+        return [folder.name for folder in self._checkpoints.iterdir()] if self._checkpoints.exists() else []
+
     @property
     def _uploads(self) -> Path:
         return self.root / "uploads"
@@ -54,3 +69,7 @@ class DataFolder:
     @property
     def _datasets(self) -> Path:
         return self.root / "datasets"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.root / "checkpoints"

@@ -6,24 +6,27 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import Conflict, CorruptRecord, FenceLost, NotFound
 from common.identifiers import is_id
-from common.lifecycle import HELD, STATES, TERMINAL, State, sources
+from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
 from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, JobEvent, Progress, StopReason
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
 from common.store import keys
-from common.store.client import Client, Script, new_token, pairs, stored, text, to_json
+from common.store.client import Client, Script, new_token, pairs, raw, stored, text, to_json
 from common.store.datasets import Created, reused
 from common.store.page import Page, newest_first, readable
 
 _ENDED = ",".join(sorted(TERMINAL))
+_HELD = ",".join(sorted(HELD))
+_MOST_SURPLUS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,6 @@ class Lease:
     job_id: str
     fence: int
     counter: int
-    attempt: int
-    cancel_asked: bool
 
 
 class JobStore:
@@ -56,8 +57,9 @@ class JobStore:
         self._move = Script(client, "move_job")
         self._record = Script(client, "record_job")
         self._renew = Script(client, "renew_lease")
-        self._ask_cancel = Script(client, "ask_cancel")
+        self._ask_holder = Script(client, "ask_holder")
         self._delete = Script(client, "delete_job")
+        self._archive = Script(client, "archive_job")
 
     @stored
     def submit(
@@ -67,19 +69,23 @@ class JobStore:
         task: Task,
         *,
         max_queued: int,
+        given: Mapping[str, object] | None = None,
         idempotency_key: str | None = None,
         digest: str = "",
     ) -> Created:
         """Puts a job into the queue, on disk before this returns.
 
+        `request` is resolved; `given`, as it came, is what a rerun starts from.
+
         Raises:
-            NotFound: the data set is gone.
+            NotFound: the data set is gone, or the model to begin with.
             Conflict: the queue is full (`queue_full`).
             Invalid: the Idempotency-Key was used for something else.
 
         """
         fields: dict[str, str | int | float | bytes] = {
             "request": request.model_dump_json(),
+            "given": to_json(given or {}),
             "task": task,
             "labels": to_json(request.labels),
         }
@@ -96,15 +102,19 @@ class JobStore:
                 keys.SEQUENCE,
                 keys.job_events(job_id),
                 keys.idempotency("jobs", idempotency_key) if idempotency_key else "",
+                keys.model(request.base_model_id) if request.base_model_id else "",
+                keys.model_jobs(request.base_model_id or ""),
                 *(keys.jobs_with_label(f"{label}:{value}") for label, value in request.labels.items()),
             ],
-            [job_id, request.priority, max_queued, self._time(), digest, *pairs(fields)],
+            [job_id, request.priority, max_queued, self._time(), digest, keys.CHANGES, *pairs(fields)],
         )
         match answer[0]:
             case "reused":
                 raise reused()
             case "no_dataset":
                 raise NotFound("There is no such data set.", code="dataset_not_found")
+            case "no_model":
+                raise NotFound("There is no such model to begin with.", code="model_not_found")
             case "queue_full":
                 raise Conflict(
                     "As many jobs as allowed are waiting.",
@@ -128,6 +138,22 @@ class JobStore:
         return _read(*found[0])
 
     @stored
+    def given(self, job_id: str) -> dict[str, object]:
+        """The training request of a job as it came, with the seed that was drawn for it.
+
+        Raises:
+            NotFound: there is no such job.
+            CorruptRecord: what is stored is not a request.
+
+        """
+        request = self.get(job_id).request
+        stored_body = self._client.hget(keys.job(job_id), "given")
+        with _damage("The record of a job is damaged."):
+            body = json.loads(stored_body or b"{}") or request.model_dump(mode="json")
+            assert isinstance(body, dict)
+            return {**body, "training": {**body.get("training", {}), "seed": request.training.seed}}
+
+    @stored
     def page(
         self, limit: int, cursor: str | None = None, *, state: State | None = None, label: str | None = None
     ) -> Page[Job]:
@@ -144,24 +170,81 @@ class JobStore:
                 return Page(found, cursor)
 
     @stored
-    def events(self, job_id: str) -> list[JobEvent]:
-        """What happened to a job, oldest first (the last 2,000 or so)."""
-        self._require(job_id)
-        found = self._client.xrange(keys.job_events(job_id)) or ()
+    def events(self, job_id: str, after: str | None = None) -> list[JobEvent]:
+        """What happened to a job, oldest first (the last 2,000 or so); `after`: only later than this event's id."""
+        found = self._client.xrange(keys.job_events(job_id), f"({after}" if after else "-") or ()
         with _damage("The events of a job are damaged."):
-            return [_read_event(event_id, fields) for event_id, fields in found if fields is not None]
+            events = [_read_event(event_id, fields) for event_id, fields in found if fields is not None]
+            if events:
+                return events
+            earlier = [JobEvent.model_validate(event) for event in self._history(job_id).get("events", ())]
+            return [event for event in earlier if after is None or _place(event.id) > _place(after)]
 
     @stored
     def metrics(self, job_id: str) -> list[EpochMetrics]:
-        """One entry per epoch of the current attempt, in order."""
-        self._require(job_id)
+        """One entry per epoch, in order."""
         rows = self._client.hgetall(keys.job_metrics(job_id))
         with _damage("The metrics of a job are damaged."):
-            return [EpochMetrics.model_validate_json(rows[epoch]) for epoch in sorted(rows, key=int)]
+            if rows:
+                return [EpochMetrics.model_validate_json(rows[epoch]) for epoch in sorted(rows, key=int)]
+            return [EpochMetrics.model_validate_json(to_json(row)) for row in self._history(job_id).get("metrics", ())]
+
+    def _history(self, job_id: str) -> dict[str, Any]:
+        """Events and metrics of a job that ended some time ago; empty where they have a place of their own."""
+        self._require(job_id)
+        compressed = self._client.get(keys.job_history(job_id))
+        return {} if compressed is None else dict(json.loads(zlib.decompress(raw(compressed))))
+
+    @stored
+    def to_archive(self, most: int) -> list[str]:
+        """Jobs that have ended, and whose history can be compressed."""
+        return [text(job_id) for job_id in self._client.srandmember(keys.TO_ARCHIVE, most) or ()]
+
+    @stored
+    def archive(self, job_id: str) -> None:
+        """Compresses the history of an ended job, which does not change any more."""
+        try:
+            events, metrics = self.events(job_id), self.metrics(job_id)
+        except (NotFound, CorruptRecord):  # there is nothing to save
+            self._client.srem(keys.TO_ARCHIVE, job_id)
+            return
+        history = {
+            name: [one.model_dump(mode="json") for one in all_]
+            for name, all_ in (("events", events), ("metrics", metrics))
+        }
+        self._archive(
+            [
+                keys.job(job_id),
+                keys.job_events(job_id),
+                keys.job_metrics(job_id),
+                keys.TO_ARCHIVE,
+                keys.job_history(job_id),
+            ],
+            [job_id, zlib.compress(to_json(history).encode(), level=9)],
+        )
+
+    @stored
+    def surplus(self, keep: int, before: datetime | None) -> list[str]:
+        """Ended jobs beyond the newest `keep`, and those that ended before that time; a hundred at most, oldest first."""
+        indexes = [keys.jobs_in_state(state) for state in sorted(TERMINAL)]
+        count = sum(self._client.zcard(index) for index in indexes)
+        oldest = sorted(
+            (int(pair[1]), text(pair[0]))
+            for index in indexes
+            for pair in self._client.zrange(index, 0, _MOST_SURPLUS - 1, withscores=True)
+        )[:_MOST_SURPLUS]
+        ids = [job_id for _, job_id in oldest]
+        return ids[: max(0, count - keep)] or [job_id for job_id in ids if self._ended_before(job_id, before)]
+
+    def _ended_before(self, job_id: str, moment: datetime | None) -> bool:
+        if moment is None:
+            return False
+        ended = self._client.hget(keys.job(job_id), "finished_at")
+        return ended is not None and datetime.fromisoformat(text(ended)) < moment
 
     @stored
     def cancel(self, job_id: str) -> None:
-        """Cancels a job that waits, or asks the holder of one that runs.
+        """Cancels a job that waits or is paused, or asks the holder of one that runs.
 
         Raises:
             NotFound: there is no such job.
@@ -170,19 +253,69 @@ class JobStore:
         """
         self._require(job_id)
         while True:  # the job may start, or return to the queue, between the two steps
-            answer = self._apply(
-                job_id, "cancelled", sources_only=("queued", "paused"), fields={"stop_reason": "cancelled"}
-            )
-            if answer[0] == "ok":
+            if self._make(job_id, "cancelled", ("queued", "paused"), {"stop_reason": "cancelled"}):
                 return
-            answer = self._ask_cancel([keys.job(job_id)], [",".join(sorted(HELD))])
-            match answer:
-                case ["ok"]:
-                    return
-                case ["missing"]:
-                    raise _no_such_job()
-                case ["state", state] if state in TERMINAL:
-                    raise Conflict(f"The job has ended: {state}.", code="job_ended")
+            if self._ask(job_id, "cancel"):
+                return
+
+    @stored
+    def pause(self, job_id: str) -> None:
+        """Takes a job out of the queue, or asks the holder of one that runs to write it down and let go of it.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it has ended (`job_ended`), or is about to (`cancel_asked`).
+
+        """
+        self._require(job_id)
+        while True:
+            if self._make(job_id, "paused", ("queued",)):
+                return
+            if self._ask(job_id, "pause", also=("paused",)):
+                return
+
+    @stored
+    def resume(self, job_id: str) -> None:
+        """Puts a paused job back into the queue, at its old place; takes a pause back that is still on its way.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it has ended (`job_ended`), is about to (`cancel_asked`), or was not paused (`job_not_paused`).
+
+        """
+        self._require(job_id)
+        while True:
+            if self._make(job_id, "queued", ("paused",)):
+                return
+            if self._ask(job_id, None):
+                return
+
+    def _make(
+        self,
+        job_id: str,
+        target: State,
+        sources_only: tuple[State, ...],
+        fields: Mapping[str, str | int | float | bytes] | None = None,
+    ) -> bool:
+        """Moves a job that nobody holds; False when somebody does, or it has left these states."""
+        return bool(self._apply(job_id, target, sources_only=sources_only, fields=fields)[0] == "ok")
+
+    def _ask(self, job_id: str, wish: Wish | None, also: tuple[State, ...] = ()) -> bool:
+        """Asks the holder of a job; False when nobody holds it just now. `also`: states in which there is nothing to ask."""
+        match self._ask_holder([keys.job(job_id)], [job_id, _HELD, wish or "", keys.CHANGES]):
+            case ["ok"]:
+                return True
+            case ["missing"]:
+                raise _no_such_job()
+            case ["state", state] if state in also:
+                return True
+            case ["state", state] if state in TERMINAL:
+                raise Conflict(f"The job has ended: {state}.", code="job_ended")
+            case ["state", state] if wish is None and state != "paused":
+                raise Conflict("The job is not paused.", code="job_not_paused")
+            case ["wish", _]:
+                raise Conflict("The job is being cancelled.", code="cancel_asked")
+        return False
 
     @stored
     def delete(self, job_id: str) -> None:
@@ -202,8 +335,11 @@ class JobStore:
                 keys.job_metrics(job_id),
                 keys.jobs_in_state(""),
                 keys.jobs_with_label(""),
+                keys.job_checkpoints(job_id),
+                keys.TO_ARCHIVE,
+                keys.job_history(job_id),
             ],
-            [job_id, _ENDED],
+            [job_id, _ENDED, keys.CHANGES],
         )
         if answer[0] == "missing":
             raise _no_such_job()
@@ -226,13 +362,15 @@ class JobStore:
     def explain_wait(self, job_id: str, reason: str) -> None:
         """Says in the job, and once in its events, why it does not start."""
         event = to_json({"message": reason})
-        self._explain_wait([keys.job(job_id), keys.job_events(job_id)], [reason, self._time(), event])
+        self._explain_wait(
+            [keys.job(job_id), keys.job_events(job_id)], [reason, self._time(), event, job_id, keys.CHANGES]
+        )
 
     @stored
     def claim(self, job_id: str) -> Claim | None:
         """Takes a waiting job; None when somebody else was faster."""
         fields = {"started_at": self._time()}
-        answer = self._apply(job_id, "starting", fields=fields, raise_fence=True, raise_attempt=True)
+        answer = self._apply(job_id, "starting", fields=fields, raise_fence=True, is_claim=True)
         return Claim(job_id, int(answer[1])) if answer[0] == "ok" else None
 
     @stored
@@ -246,39 +384,86 @@ class JobStore:
         ids = [text(i) for state in sorted(HELD) for i in self._client.zrange(keys.jobs_in_state(state), 0, -1)]
         pipeline = self._client.pipeline(transaction=False)
         for job_id in ids:
-            pipeline.hmget(keys.job(job_id), "fence", "lease", "attempt", "cancel")
+            pipeline.hmget(keys.job(job_id), "fence", "lease")
         found = zip(ids, pipeline.execute(raise_on_error=False), strict=True)
         return [
-            Lease(job_id, int(values[0]), int(values[1]), int(values[2]), values[3] is not None)
+            Lease(job_id, int(values[0]), int(values[1]))
             for job_id, values in found
-            if isinstance(values, list) and None not in values[:3]
+            if isinstance(values, list) and None not in values
         ]
 
     @stored
-    def begin(self, claim: Claim) -> None:
-        """`starting` → `running`.
+    def begin(
+        self,
+        claim: Claim,
+        progress: Progress | None = None,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        checkpoint: int | None = None,
+    ) -> None:
+        """`starting` → `running`: from the beginning, or from where the checkpoint of that number stands.
 
         Raises:
             FenceLost: the job is no longer the caller's.
 
         """
-        self._held(claim, self._apply(claim.job_id, "running", fence=claim.fence))
-
-    @stored
-    def requeue(self, claim: Claim, reason: str) -> bool:
-        """Back into the queue, to be started again; False when the job has passed on."""
-        fields = {"progress": "", "metrics": ""}
-        event = {"reason": reason}
+        fields = {
+            "progress": progress.model_dump_json() if progress else "",
+            "metrics": to_json(dict(metrics)) if metrics else "",
+        }
         answer = self._apply(
             claim.job_id,
-            "queued",
+            "running",
             fence=claim.fence,
             fields=fields,
-            event=event,
-            raise_fence=True,
-            forget_metrics=True,
+            event={} if checkpoint is None else {"checkpoint": checkpoint},
+            keep_epochs=progress.epoch if progress else 0,
         )
-        return bool(answer[0] == "ok")
+        self._held(claim, answer)
+
+    @stored
+    def requeue(self, claim: Claim, reason: str, *, lost: bool = True) -> bool:
+        """Lets go of a job that is to be started again; False when it has passed on.
+
+        It goes back into the queue, or to where it was asked to go: it is cancelled or paused. `lost`: something failed,
+        and that counts against the job.
+        """
+        wish = _read_wish(self._client.hget(keys.job(claim.job_id), "wish"))
+        while True:
+            target: State = "queued" if wish is None else "cancelled" if wish == "cancel" else "paused"
+            answer = self._apply(
+                claim.job_id,
+                target,
+                fence=claim.fence,
+                fields={"stop_reason": "cancelled"} if target == "cancelled" else None,
+                event={"reason": reason},
+                raise_fence=True,
+                needs=wish,
+                unless=("cancel", "pause") if wish is None else (),
+                change="loss" if lost else "",
+            )
+            if answer[0] != "wish":
+                return bool(answer[0] == "ok")
+            wish = _read_wish(answer[1])  # it changed just now
+
+    @stored
+    def losses(self, claim: Claim) -> int:
+        """How often a run of the job was lost since its last checkpoint."""
+        return int(self._client.hget(keys.job(claim.job_id), "losses") or 0)
+
+    @stored
+    def end_paused(self, claim: Claim) -> bool:
+        """`running` → `paused`, if that is still asked for.
+
+        Raises:
+            FenceLost: the job is no longer the caller's.
+
+        """
+        answer = self._apply(claim.job_id, "paused", fence=claim.fence, raise_fence=True, needs="pause", change="kept")
+        if answer[0] == "wish":
+            return False
+        self._held(claim, answer)
+        return True
 
     @stored
     def succeed(
@@ -294,7 +479,15 @@ class JobStore:
         event = {"stop_reason": stop_reason, "model_id": model[0]}
         self._held(
             claim,
-            self._apply(claim.job_id, "succeeded", fence=claim.fence, fields=fields, event=event, model=model),
+            self._apply(
+                claim.job_id,
+                "succeeded",
+                fence=claim.fence,
+                fields=fields,
+                event=event,
+                model=model,
+                unless=("cancel",),
+            ),
         )
 
     @stored
@@ -336,8 +529,8 @@ class JobStore:
         epoch: EpochMetrics | None = None,
         progress: Progress | None = None,
         metrics: Mapping[str, float] | None = None,
-    ) -> bool:
-        """Notes what happened in a run; answers whether a cancel was asked for.
+    ) -> Wish | None:
+        """Notes what happened in a run; answers what its holder is asked for.
 
         Raises:
             FenceLost: the job is no longer the caller's.
@@ -359,24 +552,26 @@ class JobStore:
                 to_json(dict(event or {})),
                 epoch.epoch if epoch else "",
                 epoch.model_dump_json() if epoch else "",
+                job_id,
+                keys.CHANGES,
                 *pairs(fields),
             ],
         )
         self._held(claim, answer)
-        return bool(answer[1] == "1")
+        return _read_wish(answer[1])
 
     @stored
-    def cancel_asked(self, claim: Claim) -> bool:
-        """Whether the run is to end.
+    def asked(self, claim: Claim) -> Wish | None:
+        """What the holder of a job is asked for.
 
         Raises:
             FenceLost: the job is no longer the caller's.
 
         """
-        fence, cancel = self._client.hmget(keys.job(claim.job_id), "fence", "cancel")
+        fence, wish = self._client.hmget(keys.job(claim.job_id), "fence", "wish")
         if fence is None or int(fence) != claim.fence:
             raise FenceLost("The job has passed to another holder.")
-        return cancel is not None
+        return _read_wish(wish)
 
     @stored
     def counts(self) -> dict[State, int]:
@@ -397,15 +592,19 @@ class JobStore:
         event: Mapping[str, object] | None = None,
         model: tuple[str, str] | None = None,
         raise_fence: bool = False,
-        raise_attempt: bool = False,
-        forget_metrics: bool = False,
+        is_claim: bool = False,
+        keep_epochs: int | None = None,
+        unless: tuple[Wish, ...] = (),
+        needs: Wish | None = None,
+        change: Literal["", "loss", "kept"] = "",
     ) -> Any:
         now = self._time()
         request = self._client.hget(keys.job(job_id), "request")
         if request is None:
             return ["missing"]
         with _damage("The record of a job is damaged."):
-            dataset_id = json.loads(request)["dataset_id"]
+            described = json.loads(request)
+            dataset_id, base_model_id = described["dataset_id"], described["base_model_id"]
         ends = target in TERMINAL
         model_id, model_name = model or ("", "")
         return self._move(
@@ -421,7 +620,9 @@ class JobStore:
                 keys.model_versions(model_name),
                 keys.model_counter(model_name),
                 keys.SEQUENCE,
-                keys.job_metrics(job_id) if forget_metrics else "",
+                keys.job_metrics(job_id),
+                keys.TO_ARCHIVE,
+                keys.model_jobs(base_model_id) if base_model_id else "",
             ],
             [
                 job_id,
@@ -432,16 +633,20 @@ class JobStore:
                 new_token(),
                 to_json({"state": target, **(event or {})}),
                 int(raise_fence),
-                int(raise_attempt),
+                int(is_claim),
                 int(ends),
                 model_id,
-                int(target == "succeeded"),
+                ",".join(unless),
+                needs or "",
+                "" if keep_epochs is None else keep_epochs,
+                keys.CHANGES,
+                change,
                 *pairs({**(fields or {}), **({"finished_at": now} if ends else {})}),
             ],
         )
 
     def _held(self, claim: Claim, answer: list[str]) -> None:
-        if answer[0] == "cancelled":
+        if answer[0] == "wish":
             raise Conflict("A cancel was asked for.", code="cancel_asked")
         if answer[0] != "ok":
             raise FenceLost(f"{claim.job_id} has passed to another holder: {answer[-1]}.")
@@ -464,6 +669,10 @@ class JobStore:
 
     def _time(self) -> str:
         return self._now().isoformat(timespec="milliseconds")
+
+
+def _read_wish(value: object) -> Wish | None:
+    return "cancel" if value in (b"cancel", "cancel") else "pause" if value in (b"pause", "pause") else None
 
 
 def _no_such_job() -> NotFound:
@@ -502,6 +711,11 @@ def _read(fields: object, rank: object) -> Job:
                 **{name: json.loads(known[name]) for name in ("progress", "metrics", "error") if known.get(name)},
             }
         )
+
+
+def _place(event_id: str) -> tuple[int, ...]:
+    """An event's place among others."""
+    return tuple(map(int, event_id.split("-")))
 
 
 def _read_event(event_id: object, fields: Mapping[Any, Any]) -> JobEvent:

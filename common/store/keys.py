@@ -19,8 +19,14 @@ MODELS = ROOT + "models"
 # Sorted set of job ids, lowest score first: -priority x 2^40 + seq
 QUEUE = ROOT + "queue"
 
+# Set of ids of ended jobs whose events and metrics have not been compressed yet
+TO_ARCHIVE = ROOT + "jobs:to_archive"
+
 # Hash: SHA-256 of an API key (hex) -> its name
 ACCESS_KEYS = ROOT + "access_keys"
+
+# Channel: the id of every job that changed, as it changes
+CHANGES = ROOT + "changes"
 
 # Sorted set of supervisor ids (score unused); an entry counts while supervisor(id) exists
 SUPERVISORS = ROOT + "supervisors"
@@ -44,8 +50,9 @@ def dataset_versions(name: str) -> str:
 def job(job_id: str) -> str:
     """Hash: the fields of a job, JSON where they are not text or whole numbers.
 
-    Beside them `seq`, `fence`, `lease`, `cancel` (1 once asked for) and `token` (of the last write, so that a
-    repeated write is applied once).
+    Beside them `given` (the request as it came), `seq`, `fence`, `lease`, `wish` (what its holder was asked for: `cancel` or `pause`), `losses` (attempts
+    lost since the last checkpoint), `kept` (1 while the next claim goes on with the same attempt) and `token` (of the
+    last write, so that a repeated write is applied once).
     """
     return f"{ROOT}job:{job_id}"
 
@@ -58,6 +65,16 @@ def job_events(job_id: str) -> str:
 def job_metrics(job_id: str) -> str:
     """Hash: epoch -> its metrics as JSON."""
     return f"{ROOT}job:{job_id}:metrics"
+
+
+def job_history(job_id: str) -> str:
+    """String: events and metrics of an ended job as JSON, compressed by zlib; takes their place some time after its end."""
+    return f"{ROOT}job:{job_id}:history"
+
+
+def job_checkpoints(job_id: str) -> str:
+    """List, newest first: descriptions of checkpoints as JSON."""
+    return f"{ROOT}job:{job_id}:checkpoints"
 
 
 def jobs_in_state(state: str) -> str:
@@ -82,6 +99,11 @@ def model(model_id: str) -> str:
     Without `version` a model is not published, and expires.
     """
     return f"{ROOT}model:{model_id}"
+
+
+def model_jobs(model_id: str) -> str:
+    """Set: ids of jobs that have not ended and begin with this model."""
+    return f"{ROOT}model:{model_id}:jobs"
 
 
 def model_versions(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from common.errors import CorruptRecord, NotFound
+from common.errors import Conflict, CorruptRecord, NotFound
 from common.identifiers import is_id
 from common.schemas.models import Model
 from common.schemas.training import MODEL_NAME
@@ -131,11 +131,16 @@ class ModelStore:
 
         Raises:
             NotFound: there is none of that id.
+            Conflict: a job that has not ended begins with it (`model_in_use`).
 
         """
         model = self.get(model_id)
-        if not self._delete([keys.model(model_id), keys.MODELS, keys.model_versions(model.name)], [model_id]):
-            raise _no_such_model()
+        names = [keys.model(model_id), keys.MODELS, keys.model_versions(model.name), keys.model_jobs(model_id)]
+        match self._delete(names, [model_id]):
+            case "missing":
+                raise _no_such_model()
+            case "in_use":
+                raise Conflict("A job that has not ended begins with this model.", code="model_in_use")
 
 
 def _checksum(document: bytes, weights: bytes) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.store.access import AccessStore
+from common.store.checkpoints import CheckpointStore
 from common.store.client import Client
 from common.store.datasets import DatasetStore
 from common.store.files import DataFolder
@@ -27,6 +28,7 @@ class Stores:
     client: Client
     datasets: DatasetStore
     jobs: JobStore
+    checkpoints: CheckpointStore
     models: ModelStore
     access: AccessStore
     supervisors: SupervisorStore
@@ -39,6 +41,7 @@ def open_stores(client: Client, files: DataFolder, now: Callable[[], datetime] =
         client=client,
         datasets=DatasetStore(client),
         jobs=JobStore(client, now),
+        checkpoints=CheckpointStore(client, files, now),
         models=ModelStore(client),
         access=AccessStore(client),
         supervisors=SupervisorStore(client),

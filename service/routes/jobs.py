@@ -1,22 +1,29 @@
-"""`/v1/jobs`: submit, watch, cancel, delete."""
+"""`/v1/jobs`: submit, watch, steer, delete."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import secrets
-from typing import Annotated
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel
 
 from common.errors import Fault, Invalid
 from common.identifiers import new_id
-from common.lifecycle import State
+from common.lifecycle import TERMINAL, State
+from common.schemas.checkpoints import Checkpoint
 from common.schemas.jobs import DryRun, EpochMetrics, Job, JobEvent
 from service import problems
-from service.routes.shared import Behind, Cursor, IdempotencyKey, JsonRoute, Limit, Listing, errors
+from service.event_stream import BEGINNING, read_event_id, stream
+from service.merge_patch import merged
+from service.routes.shared import Behind, Cursor, IdempotencyKey, JsonRoute, Limit, Listing, Services, errors
 from service.submission import Assessment, assess
 
 router = APIRouter(prefix="/v1/jobs", tags=["training jobs"], route_class=JsonRoute)
@@ -28,11 +35,21 @@ class Events(BaseModel):
     data: list[JobEvent]
 
 
+class Checkpoints(BaseModel):
+    """The checkpoints of a job, newest first."""
+
+    data: list[Checkpoint]
+
+
 class History(BaseModel):
     """One entry per epoch."""
 
     data: list[EpochMetrics]
 
+
+_MOST_WAIT = 60.0
+_LOOK_SECONDS = 5.0
+"""While a request waits for a change, and is told of none."""
 
 _EXAMPLES = {
     "short": {
@@ -51,6 +68,14 @@ _EXAMPLES = {
             "stopping": {"target_error": 0.02, "patience": 5, "max_seconds": 600},
             "cluster": {"workers": 2},
             "labels": {"team": "vision"},
+        },
+    },
+    "from a model": {
+        "summary": "Beginning with what a model has learned",
+        "value": {
+            "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+            "target": "digit",
+            "base_model_id": "mdl_4jv2k0m8x7w3q9h5r1t6n0c8y",
         },
     },
     "many workers": {
@@ -93,9 +118,26 @@ def submit(
     dry_run: Annotated[bool, Query(description="Check only: nothing is stored.")] = False,
 ) -> Response | Job:
     """Submits a training job. It is on disk before this answers. Every fault of the request is reported at once."""
-    assessment = assess(body, behind.stores.datasets.get, behind.settings, lambda: secrets.randbelow(2**31))
+    assessment = _assess(body, behind)
     if dry_run:
         return JSONResponse(_dry_run(assessment).model_dump(mode="json"))
+    return _submit(body, assessment, behind, response, idempotency_key)
+
+
+def _assess(body: Mapping[str, object], behind: Services) -> Assessment:
+    stores = behind.stores
+    return assess(body, stores.datasets.get, stores.models.get, behind.settings, lambda: secrets.randbelow(2**31))
+
+
+def _submit(
+    body: Mapping[str, object],
+    assessment: Assessment,
+    behind: Services,
+    response: Response,
+    idempotency_key: str | None,
+    scope: str = "",
+) -> Job:
+    """Submits what was found without fault; `scope` tells uses of one Idempotency-Key apart."""
     if assessment.faults:
         raise problems.invalid(assessment.faults)
     request = assessment.request
@@ -105,9 +147,10 @@ def submit(
         new_id("job"),
         request,
         assessment.task,
+        given=body,
         max_queued=behind.settings.max_queued_jobs,
         idempotency_key=idempotency_key,
-        digest=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+        digest=hashlib.sha256((scope + json.dumps(body, sort_keys=True)).encode()).hexdigest(),
     )
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -145,16 +188,72 @@ def list_jobs(
     return Listing.of(behind.stores.jobs.page(limit, cursor, state=state, label=label))
 
 
-@router.get("/{job_id}", responses=errors(404))
-def show(job_id: str, behind: Behind) -> Job:
-    """A job as it stands."""
-    return behind.stores.jobs.get(job_id)
+@router.get("/{job_id}", responses=errors(404, 422))
+async def show(
+    job_id: str,
+    behind: Behind,
+    wait: Annotated[
+        float, Query(ge=0, le=_MOST_WAIT, description="Answer when the revision passes `revision`, or after so long.")
+    ] = 0.0,
+    revision: Annotated[int | None, Query(ge=0, description="The revision already known; the current one.")] = None,
+) -> Job:
+    """A job as it stands. With `wait`, as soon as it is newer than what the caller knows: `?wait=30&revision=12`."""
+    until = time.monotonic() + wait
+    with behind.changes.of(job_id) as changed:
+        job = await run_in_threadpool(behind.stores.jobs.get, job_id)
+        known = job.revision if revision is None else revision
+        while job.revision <= known and job.state not in TERMINAL and not behind.changes.is_stopping:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            await changed.wait(min(left, _LOOK_SECONDS))
+            job = await run_in_threadpool(behind.stores.jobs.get, job_id)
+    return job
 
 
-@router.get("/{job_id}/events", responses=errors(404))
-def events(job_id: str, behind: Behind) -> Events:
-    """What happened to a job: its moves from state to state, its progress, its processes."""
-    return Events(data=behind.stores.jobs.events(job_id))
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'event: state\ndata: {"state":"running","at":"2026-01-01T12:00:00.000Z"}\nid: 1767268800000-0\n\n',
+            }
+        }
+    },
+    204: {"description": "`text/event-stream` only: the job has ended, and `Last-Event-ID` was its last event."},
+}
+
+
+@router.get("/{job_id}/events", response_model=Events, responses={**_STREAM, **errors(404, 422)})
+async def events(
+    job_id: str,
+    behind: Behind,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    last_event_id: Annotated[str | None, Header(description="Only what happened after this event.")] = None,
+) -> Response | Events:
+    """What happened to a job: its moves from state to state, its progress, its checkpoints, its processes.
+
+    With `Accept: text/event-stream` events come as they happen (server-sent events), until the job has ended. A client
+    that was cut off goes on with `Last-Event-ID`, and misses none.
+    """
+    after = read_event_id(last_event_id)
+    found = await run_in_threadpool(behind.stores.jobs.events, job_id, after)
+    if "text/event-stream" not in accept.lower():
+        return Events(data=found)
+    if not found and after != BEGINNING:
+        job = await run_in_threadpool(behind.stores.jobs.get, job_id)
+        if job.state in TERMINAL:
+            return Response(status_code=204)  # which tells browsers not to come back
+    return EventSourceResponse(
+        stream(behind.stores.jobs, behind.changes, job_id, after), headers={"Cache-Control": "no-store"}
+    )
+
+
+@router.get("/{job_id}/checkpoints", responses=errors(404))
+def checkpoints(job_id: str, behind: Behind) -> Checkpoints:
+    """The newest checkpoints of a job, from which it is resumed when a process or a machine is lost."""
+    behind.stores.jobs.get(job_id)
+    return Checkpoints(data=behind.stores.checkpoints.of_job(job_id))
 
 
 @router.get("/{job_id}/metrics", responses=errors(404))
@@ -170,7 +269,56 @@ def cancel(job_id: str, behind: Behind) -> Job:
     return behind.stores.jobs.get(job_id)
 
 
+@router.post("/{job_id}/pause", status_code=202, responses=errors(404, 409))
+def pause(job_id: str, behind: Behind) -> Job:
+    """Pauses a job. One that runs is written down whole and gives its processors back within a second or two."""
+    behind.stores.jobs.pause(job_id)
+    return behind.stores.jobs.get(job_id)
+
+
+@router.post("/{job_id}/resume", status_code=202, responses=errors(404, 409))
+def resume(job_id: str, behind: Behind) -> Job:
+    """Puts a paused job back into the queue, at its old place. It goes on exactly where it stopped."""
+    behind.stores.jobs.resume(job_id)
+    return behind.stores.jobs.get(job_id)
+
+
+_RERUN = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "description": "A merge patch (RFC 7396) of the training request."},
+                "examples": {
+                    "same": {"summary": "Once more", "value": {}},
+                    "longer": {"summary": "With a change", "value": {"training": {"epochs": 200}}},
+                },
+            }
+        }
+    }
+}
+
+
+@router.post(
+    "/{job_id}/rerun",
+    status_code=201,
+    response_model=Job,
+    responses=errors(400, 404, 409, 413, 415, 422, 507),
+    openapi_extra=_RERUN,
+)
+def rerun(
+    job_id: str,
+    response: Response,
+    behind: Behind,
+    idempotency_key: IdempotencyKey,
+    body: Annotated[dict[str, object] | None, Body()] = None,
+) -> Job:
+    """Submits a new job with the request of an earlier one, its seed included; what the body holds takes precedence."""
+    request = merged(behind.stores.jobs.given(job_id), body or {})
+    return _submit(request, _assess(request, behind), behind, response, idempotency_key, scope=f"rerun {job_id} ")
+
+
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
 def delete(job_id: str, behind: Behind) -> None:
-    """Deletes an ended job and its history; its model stays."""
+    """Deletes an ended job, its history and its checkpoints; its model stays."""
     behind.stores.jobs.delete(job_id)
+    behind.stores.checkpoints.discard(job_id)

@@ -1,4 +1,7 @@
-"""`/v1/models`: learned networks and their predictions. `{ref}` is an id, a name (its newest version) or `name@3`."""
+"""`/v1/models`: learned networks and their predictions.
+
+`{ref}` is an id, a name (its newest version) or `name@3`. A job's id stands for what it has learned.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from common.errors import Fault, Invalid, TooLarge
+from common.errors import Conflict, Fault, Invalid, TooLarge
 from common.identifiers import is_id
 from common.schemas.models import Model
 from common.schemas.predictions import Prediction, PredictionRequest
@@ -20,6 +23,7 @@ class Predictions(BaseModel):
     """One prediction per instance, and the model that made them."""
 
     model_id: str
+    """The job's id while it has no model yet."""
     predictions: list[Prediction]
 
 
@@ -34,9 +38,14 @@ def list_models(
     return Listing.of(behind.stores.models.page(limit, cursor, name=name))
 
 
-@router.get("/{ref}", responses=errors(404))
+@router.get("/{ref}", responses=errors(404, 409))
 def show(ref: str, behind: Behind) -> Model:
     """A model: its inputs, its output, how good it is and where it came from."""
+    if is_id(ref, "job"):
+        model_id = behind.stores.jobs.get(ref).model_id
+        if model_id is None:
+            raise Conflict("The job has not made a model.", code="model_not_ready")
+        return behind.stores.models.get(model_id)
     return behind.stores.models.get(behind.stores.models.resolve(ref))
 
 
@@ -51,10 +60,18 @@ def delete(ref: str, behind: Behind) -> None:
     behind.predictor.forget(model_id)
 
 
-@router.post("/{ref}/predict", response_model_exclude_none=True, responses=errors(400, 404, 413, 415, 422))
+@router.post("/{ref}/predict", response_model_exclude_none=True, responses=errors(400, 404, 409, 413, 415, 422))
 def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
-    """Predicts. An instance is an object by column name, or an array in the order of the model's `inputs`."""
+    """Predicts. An instance is an object by column name, or an array in the order of the model's `inputs`.
+
+    A running job's id in place of a model's predicts with its best weights so far, as of its newest checkpoint.
+    """
     if len(body.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
+    if is_id(ref, "job"):
+        learned = behind.stores.jobs.get(ref).model_id
+        if learned is None:
+            return Predictions(model_id=ref, predictions=behind.predictor.predict_running(ref, body.instances))
+        ref = learned
     model_id = behind.stores.models.resolve(ref)
     return Predictions(model_id=model_id, predictions=behind.predictor.predict(model_id, body.instances))

@@ -16,6 +16,7 @@ from common.settings import Settings
 from common.store.page import Page
 from common.store.stores import Stores
 from service import strict_json
+from service.changes import Changes
 from service.middleware import KeyRing
 from service.predictor import Predictor
 
@@ -30,6 +31,13 @@ class Services:
     stores: Stores
     predictor: Predictor
     keys: KeyRing
+    changes: Changes
+
+    @classmethod
+    def over(cls, settings: Settings, stores: Stores) -> Services:
+        """All of them, over these stores."""
+        predictor = Predictor(stores.models, stores.checkpoints)
+        return cls(settings, stores, predictor, KeyRing(stores.access), Changes(stores.client))
 
 
 def services(request: Request) -> Services:
@@ -102,16 +110,19 @@ class JsonRoute(APIRoute):
         """FastAPI's handler behind a strict reader."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        may_be_empty = self.body_field is not None and not self.body_field.field_info.is_required()
 
         async def strictly(request: Request) -> Response:
             if not takes_body:
                 return await handle(request)
             await run_in_threadpool(check_key, request, services(request))  # before anything of the body is looked at
+            strict = _StrictRequest(request.scope, request.receive)
+            if may_be_empty and not await strict.body():
+                return await handle(strict)
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise UnsupportedMedia("The body must be application/json.")
             check_encoding(request)
-            strict = _StrictRequest(request.scope, request.receive)
             strict.document = await run_in_threadpool(strict_json.parse, await strict.body())
             return await handle(strict)
 

@@ -16,10 +16,12 @@ from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
 from common.network.parameters import parameter_count
 from common.network.saved import weights_to_bytes
+from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Column, Dataset
 from common.schemas.jobs import EpochMetrics, Progress
 from common.schemas.models import Lineage, Model
 from common.schemas.training import CrossEntropy, Dense, MeanSquaredError, NetworkShape, TrainingRequest
+from common.store.checkpoints import SavedTraining
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores
@@ -144,6 +146,13 @@ def a_progress(epoch: int) -> Progress:
     )
 
 
+def save_checkpoint(stores: Stores, claim: Claim, epoch: int = 1, step: int = 0) -> Checkpoint:
+    """A small checkpoint of a held job."""
+    arrays = {"shard.0.best": np.arange(3, dtype=np.float32) + epoch, "shard.0.parameters": np.ones(3, np.float32)}
+    saved = SavedTraining({"standing": {"epoch": epoch, "best_metrics": None}}, arrays)
+    return stores.checkpoints.save(claim, saved, attempt=1, epoch=epoch, step=step, seconds=lambda: 0.25)
+
+
 def a_model(
     job_id: str = "job_0000000000000000000000000", name: str = "iris", *, number: bool = False, seed: int = 0
 ) -> StoredModel:
@@ -176,7 +185,13 @@ def a_model(
         metrics={"accuracy": 0.5},
         parameters=parameters,
         created_at=LONG_AGO,
-        lineage=Lineage(dataset_sha256="0" * 64, seed=seed, attempt=1, request={}, versions={"chainrule": "0"}),
+        lineage=Lineage(
+            dataset_sha256="0" * 64,
+            seed=seed,
+            attempt=1,
+            request={"network": shape.model_dump(mode="json")},
+            versions={"chainrule": "0"},
+        ),
     )
     return StoredModel(record, document.model_dump(mode="json"), weights_to_bytes(weights))
 

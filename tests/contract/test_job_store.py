@@ -24,9 +24,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from common.errors import ChainruleError, Conflict, CorruptRecord, FenceLost, Invalid, NotFound
 from common.identifiers import new_id
-from common.lifecycle import HELD, STATES, TERMINAL, State, sources
+from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
 from common.schemas.jobs import Job, JobError
 from common.store import keys
+from common.store.checkpoints import KEPT
 from common.store.client import connect, raw, text
 from common.store.jobs import Claim, JobStore, Lease
 from common.store.models import StoredModel
@@ -40,6 +41,7 @@ from tests.contract import (
     claimed,
     create,
     running,
+    save_checkpoint,
     submit,
 )
 
@@ -115,9 +117,14 @@ class Expected:
     attempt: int = 0
     revision: int = 1
     lease: int = 0
-    cancel_asked: bool = False
+    wish: Wish | None = None
+    kept: bool = False
+    """Whether the next claim goes on with the same attempt."""
+    losses: int = 0
     epochs: list[int] = field(default_factory=list)
     progress: int | None = None
+    checkpoints: int = 0
+    archived: bool = False
     model_id: str | None = None
     stop_reason: str | None = None
     label: str | None = None
@@ -157,14 +164,15 @@ class JobMachine(RuleBasedStateMachine):
             assert claim is None
             return multiple()
         assert claim == Claim(job_id, job.fence + 1)
-        self.moved(job, "starting", fence=job.fence + 1, attempt=job.attempt + 1)
+        self.moved(job, "starting", fence=job.fence + 1, attempt=job.attempt + (not job.kept), kept=False)
         return claim
 
-    @rule(claim=claims)
-    def begin(self, claim: Claim) -> None:
+    @rule(claim=claims, resumed=st.integers(0, 2))
+    def begin(self, claim: Claim, resumed: int) -> None:
         with self.allowed(claim, "running") as job:
-            self.store.begin(claim)
-            self.moved(job, "running")
+            self.store.begin(claim, a_progress(resumed) if resumed else None)
+            kept = [epoch for epoch in job.epochs if epoch <= resumed]
+            self.moved(job, "running", progress=resumed or None, epochs=kept)
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
@@ -184,17 +192,40 @@ class JobMachine(RuleBasedStateMachine):
         assert job is not None
         assert job.fence == claim.fence
         assert job.state in HELD
-        assert asked == job.cancel_asked
+        assert asked == job.wish
         job.revision += 1
         job.progress, job.epochs = epoch, sorted({*job.epochs, epoch})
 
-    @rule(claim=claims)
-    def requeue(self, claim: Claim) -> None:
+    @rule(claim=claims, lost=st.booleans())
+    def requeue(self, claim: Claim, lost: bool) -> None:
         job = self.expected.get(claim.job_id)
-        done = self.store.requeue(claim, "lost")
+        done = self.store.requeue(claim, "lost", lost=lost)
         assert done == (job is not None and job.fence == claim.fence and job.state in HELD)
         if done and job is not None:
-            self.moved(job, "queued", fence=job.fence + 1, progress=None, epochs=[])
+            target: State = "cancelled" if job.wish == "cancel" else "paused" if job.wish == "pause" else "queued"
+            self.moved(job, target, fence=job.fence + 1, losses=job.losses + lost)
+            if target == "cancelled":
+                job.stop_reason = "cancelled"
+
+    @rule(claim=claims)
+    def checkpoint(self, claim: Claim) -> None:
+        job = self.expected.get(claim.job_id)
+        if job is None or job.fence != claim.fence or job.state not in HELD:
+            with pytest.raises(FenceLost):
+                save_checkpoint(self.stores, claim)
+            return
+        save_checkpoint(self.stores, claim)
+        job.losses, job.checkpoints, job.revision = 0, job.checkpoints + 1, job.revision + 1
+
+    @rule(claim=claims)
+    def end_paused(self, claim: Claim) -> None:
+        job = self.expected.get(claim.job_id)
+        if job and job.fence == claim.fence and job.state in sources("paused") and job.wish != "pause":
+            assert not self.store.end_paused(claim)
+            return
+        with self.allowed(claim, "paused") as job:
+            assert self.store.end_paused(claim)
+            self.moved(job, "paused", fence=job.fence + 1, kept=True)
 
     @rule(claim=claims)
     def fail(self, claim: Claim) -> None:
@@ -208,7 +239,7 @@ class JobMachine(RuleBasedStateMachine):
         self.stores.models.save(model)
         named = (model.record.id, model.record.name)
         job = self.expected.get(claim.job_id)
-        if job and job.fence == claim.fence and job.state == "running" and job.cancel_asked:
+        if job and job.fence == claim.fence and job.state == "running" and job.wish == "cancel":
             with pytest.raises(Conflict) as caught:
                 self.store.succeed(claim, "patience", {"accuracy": 1.0}, named)
             assert caught.value.stable_code == "cancel_asked"
@@ -240,10 +271,59 @@ class JobMachine(RuleBasedStateMachine):
             assert caught.value.stable_code == "job_ended"
         else:
             self.store.cancel(job_id)
-            if job.state == "queued":
+            if job.state in ("queued", "paused"):
                 self.moved(job, "cancelled", stop_reason="cancelled")
-            elif not job.cancel_asked:
-                job.cancel_asked, job.revision = True, job.revision + 1
+            elif job.wish != "cancel":
+                job.wish, job.revision = "cancel", job.revision + 1
+
+    @rule(job_id=jobs)
+    def pause(self, job_id: str) -> None:
+        job = self.expected.get(job_id)
+        if job is None:
+            with pytest.raises(NotFound):
+                self.store.pause(job_id)
+        elif job.state in TERMINAL or job.wish == "cancel":
+            with pytest.raises(Conflict) as caught:
+                self.store.pause(job_id)
+            assert caught.value.stable_code == ("job_ended" if job.state in TERMINAL else "cancel_asked")
+        else:
+            self.store.pause(job_id)
+            if job.state == "queued":
+                self.moved(job, "paused")
+            elif job.state in HELD and job.wish is None:
+                job.wish, job.revision = "pause", job.revision + 1
+
+    @rule(job_id=jobs)
+    def resume(self, job_id: str) -> None:
+        job = self.expected.get(job_id)
+        if job is None:
+            with pytest.raises(NotFound):
+                self.store.resume(job_id)
+        elif job.state == "paused":
+            self.store.resume(job_id)
+            self.moved(job, "queued")
+        elif job.state in HELD and job.wish == "pause":
+            self.store.resume(job_id)
+            job.wish, job.revision = None, job.revision + 1
+        else:
+            with pytest.raises(Conflict) as caught:
+                self.store.resume(job_id)
+            expected = "cancel_asked" if job.wish == "cancel" and job.state in HELD else "job_not_paused"
+            assert caught.value.stable_code == ("job_ended" if job.state in TERMINAL else expected)
+
+    @rule(job_id=jobs)
+    def archive(self, job_id: str) -> None:
+        job = self.expected.get(job_id)
+        assert (job_id in self.store.to_archive(1000)) == (
+            job is not None and job.state in TERMINAL and not job.archived
+        )
+        if job is not None and job.state in TERMINAL and not job.archived:
+            before = self.store.events(job_id)
+            self.store.archive(job_id)
+            job.archived = True
+            assert self.store.events(job_id) == before
+            assert self.store.events(job_id, before[0].id) == before[1:]
+            assert not self.stores.client.exists(keys.job_events(job_id), keys.job_metrics(job_id))
 
     @rule(job_id=jobs)
     def delete(self, job_id: str) -> None:
@@ -272,6 +352,9 @@ class JobMachine(RuleBasedStateMachine):
             assert found.queue_position == (queue.index(job_id) if job.state == "queued" else None)
             assert (found.progress and found.progress.epoch) == job.progress
             assert [row.epoch for row in self.store.metrics(job_id)] == job.epochs
+            assert self.store.losses(Claim(job_id, 0)) == job.losses
+            numbers = [checkpoint.number for checkpoint in self.stores.checkpoints.of_job(job_id)]
+            assert numbers == [*range(job.checkpoints, 0, -1)][:KEPT]
             assert (found.model_id, found.stop_reason) == (job.model_id, job.stop_reason)
             assert (found.finished_at is not None) == (job.state in TERMINAL)
             assert found.error == (LOST if job.state == "failed" else None)
@@ -290,11 +373,7 @@ class JobMachine(RuleBasedStateMachine):
             assert self.store.counts()[state] == len(those)
         of_team = [job_id for job_id in newest if self.expected[job_id].label == "vision"]
         assert [job.id for job in self.store.page(200, label="team:vision").data] == of_team
-        held = {
-            Lease(job_id, job.fence, job.lease, job.attempt, job.cancel_asked)
-            for job_id, job in self.expected.items()
-            if job.state in HELD
-        }
+        held = {Lease(job_id, job.fence, job.lease) for job_id, job in self.expected.items() if job.state in HELD}
         assert set(self.store.leases()) == held
 
     @invariant()
@@ -314,6 +393,8 @@ class JobMachine(RuleBasedStateMachine):
 
     def moved(self, job: Expected, state: State, **changes: object) -> None:
         job.state, job.revision = state, job.revision + 1
+        if state not in HELD:
+            job.wish = None
         for name, value in changes.items():
             setattr(job, name, value)
 
@@ -402,7 +483,9 @@ def test_whoever_lost_the_job_can_write_nothing(stores: Stores) -> None:
         lambda: stores.jobs.succeed(old, "patience", {}, (model.record.id, model.record.name)),
         lambda: stores.jobs.end_cancelled(old),
         lambda: stores.jobs.fail(old, LOST),
-        lambda: stores.jobs.cancel_asked(old),
+        lambda: stores.jobs.asked(old),
+        lambda: save_checkpoint(stores, old),
+        lambda: stores.jobs.end_paused(old),
     ):
         with pytest.raises(FenceLost):
             write()
@@ -414,29 +497,101 @@ def test_whoever_lost_the_job_can_write_nothing(stores: Stores) -> None:
     assert stores.jobs.renew(new)
 
 
-def test_going_back_into_the_queue_forgets_what_the_attempt_had_learned(stores: Stores) -> None:
+def test_a_lost_job_keeps_what_it_had_learned_until_it_begins_again(stores: Stores) -> None:
     claim = running(stores)
-    stores.jobs.record(claim, epoch=an_epoch(1), progress=a_progress(1), metrics={"accuracy": 0.5})
-    assert stores.jobs.get(claim.job_id).progress == a_progress(1)
-    assert stores.jobs.metrics(claim.job_id) == [an_epoch(1)]
+    for epoch in (1, 2):
+        stores.jobs.record(claim, epoch=an_epoch(epoch), progress=a_progress(epoch), metrics={"accuracy": epoch / 4})
     assert stores.jobs.requeue(claim, "lost")
     job = stores.jobs.get(claim.job_id)
-    assert (job.state, job.progress, job.metrics, job.attempt) == ("queued", None, None, 1)
-    assert stores.jobs.metrics(claim.job_id) == []
+    assert (job.state, job.progress, job.metrics, job.attempt) == ("queued", a_progress(2), {"accuracy": 0.5}, 1)
+    assert [row.epoch for row in stores.jobs.metrics(claim.job_id)] == [1, 2]
+
+    resumed = claimed(stores, claim.job_id)
+    stores.jobs.begin(resumed, a_progress(1), {"accuracy": 0.25}, checkpoint=7)
+    job = stores.jobs.get(claim.job_id)
+    assert (job.progress, job.metrics, job.attempt) == (a_progress(1), {"accuracy": 0.25}, 2)
+    assert stores.jobs.metrics(claim.job_id) == [an_epoch(1)]
+    assert stores.jobs.events(claim.job_id)[-1].data == {"state": "running", "checkpoint": 7}
+
+    assert stores.jobs.requeue(resumed, "lost")
+    stores.jobs.begin(claimed(stores, claim.job_id))
+    job = stores.jobs.get(claim.job_id)
+    assert (job.progress, job.metrics, stores.jobs.metrics(claim.job_id)) == (None, None, [])
 
 
-def test_going_back_into_the_queue_and_forgetting_are_one_step(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_counted_from_checkpoint_to_checkpoint(stores: Stores) -> None:
     claim = running(stores)
-    stores.jobs.record(claim, epoch=an_epoch(1))
+    for losses in (1, 2):
+        assert stores.jobs.requeue(claim, "lost")
+        claim = running(stores, claim.job_id)
+        assert stores.jobs.losses(claim) == losses
+    assert stores.jobs.requeue(claim, "its supervisor was stopped", lost=False)
+    claim = running(stores, claim.job_id)
+    assert stores.jobs.losses(claim) == 2
+    save_checkpoint(stores, claim)
+    assert stores.jobs.losses(claim) == 0
 
-    def starts_again_first(*_: object) -> None:
-        stores.jobs.record(running(stores, claim.job_id), epoch=an_epoch(2))
 
-    monkeypatch.setattr(stores.client, "delete", starts_again_first)
-    stores.jobs.requeue(claim, "lost")
-    assert stores.jobs.metrics(claim.job_id) == []
-    starts_again_first()
-    assert stores.jobs.metrics(claim.job_id) == [an_epoch(2)]
+# Pausing
+
+
+def test_a_paused_job_goes_on_with_the_same_attempt_at_its_old_place(stores: Stores) -> None:
+    dataset_id = create(stores).id
+    first, second = submit(stores, dataset_id), submit(stores, dataset_id)
+    claim = running(stores, first)
+    stores.jobs.pause(first)
+    assert stores.jobs.asked(claim) == "pause"
+    assert stores.jobs.get(first).state == "running"
+    assert stores.jobs.end_paused(claim)
+    assert stores.jobs.get(first).state == "paused"
+    assert (stores.jobs.leases(), stores.jobs.queue()) == ([], [second])
+    with pytest.raises(FenceLost):
+        stores.jobs.record(claim, kind="progress")
+    stores.jobs.resume(first)
+    assert stores.jobs.queue() == [first, second]
+    assert stores.jobs.get(first).attempt == 1
+    running(stores, first)
+    assert stores.jobs.get(first).attempt == 1
+
+
+def test_a_pause_that_is_taken_back_in_time_changes_nothing(stores: Stores) -> None:
+    claim = running(stores)
+    stores.jobs.pause(claim.job_id)
+    stores.jobs.resume(claim.job_id)
+    assert stores.jobs.asked(claim) is None
+    assert not stores.jobs.end_paused(claim)
+    assert stores.jobs.get(claim.job_id).state == "running"
+
+
+def test_a_waiting_job_is_paused_at_once(stores: Stores) -> None:
+    job_id = submit(stores)
+    stores.jobs.pause(job_id)
+    stores.jobs.pause(job_id)
+    assert stores.jobs.get(job_id).state == "paused"
+    assert stores.jobs.queue() == []
+    stores.jobs.cancel(job_id)
+    assert stores.jobs.get(job_id).state == "cancelled"
+
+
+def test_a_cancel_takes_the_place_of_a_pause_and_not_the_other_way(stores: Stores) -> None:
+    claim = running(stores)
+    stores.jobs.pause(claim.job_id)
+    stores.jobs.cancel(claim.job_id)
+    assert stores.jobs.asked(claim) == "cancel"
+    for steer in (stores.jobs.pause, stores.jobs.resume):
+        with pytest.raises(Conflict) as caught:
+            steer(claim.job_id)
+        assert caught.value.stable_code == "cancel_asked"
+    assert not stores.jobs.end_paused(claim)
+
+
+@pytest.mark.parametrize(("wish", "state"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_lost_job_goes_where_it_was_asked_to_go(stores: Stores, wish: str, state: str) -> None:
+    claim = running(stores)
+    getattr(stores.jobs, wish)(claim.job_id)
+    assert stores.jobs.requeue(claim, "lost")
+    assert stores.jobs.get(claim.job_id).state == state
+    assert stores.jobs.queue() == []
 
 
 # Cancelling
@@ -455,12 +610,12 @@ def test_cancelling_a_running_job_asks_its_holder_and_success_is_refused_from_th
     model = a_model(claim.job_id)
     stores.models.save(model)
     named = (model.record.id, model.record.name)
-    assert not stores.jobs.cancel_asked(claim)
+    assert stores.jobs.asked(claim) is None
     stores.jobs.cancel(claim.job_id)
     stores.jobs.cancel(claim.job_id)
     assert stores.jobs.get(claim.job_id).state == "running"
-    assert stores.jobs.cancel_asked(claim)
-    assert stores.jobs.record(claim, kind="progress")
+    assert stores.jobs.asked(claim) == "cancel"
+    assert stores.jobs.record(claim, kind="progress") == "cancel"
     with pytest.raises(Conflict) as caught:
         stores.jobs.succeed(claim, "epochs_done", {}, named)
     assert caught.value.stable_code == "cancel_asked"
@@ -469,13 +624,6 @@ def test_cancelling_a_running_job_asks_its_holder_and_success_is_refused_from_th
     job = stores.jobs.get(claim.job_id)
     assert (job.state, job.model_id, job.metrics) == ("cancelled", model.record.id, {"accuracy": 0.5})
     assert stores.models.get(model.record.id).version == 1
-
-
-def test_a_cancel_that_was_asked_for_outlives_the_holder(stores: Stores) -> None:
-    claim = running(stores)
-    stores.jobs.cancel(claim.job_id)
-    stores.jobs.requeue(claim, "silent")
-    assert stores.jobs.cancel_asked(claimed(stores, claim.job_id))
 
 
 def hold(stores: Stores, job: str | Claim, begins: bool, model: StoredModel) -> None:
@@ -867,7 +1015,7 @@ def test_a_damaged_record_cannot_be_moved(stores: Stores, name: str) -> None:
 def test_a_damaged_record_among_the_held_ones_leaves_the_leases_of_others(stores: Stores) -> None:
     broken, whole = running(stores), running(stores)
     SPOILT["another type"](stores.client, keys.job(broken.job_id))
-    assert stores.jobs.leases() == [Lease(whole.job_id, 1, 0, 1, cancel_asked=False)]
+    assert stores.jobs.leases() == [Lease(whole.job_id, 1, 0)]
 
 
 def test_damaged_events_and_metrics_are_told_of(stores: Stores) -> None:

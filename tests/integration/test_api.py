@@ -34,7 +34,6 @@ from service import parser, uploads
 from service.app import create_app
 from service.ingest import Parsed, ParseLimits, ParseOptions
 from service.middleware import KeyRing
-from service.predictor import Predictor
 from service.routes.shared import Services
 from tests.contract import (
     FULL_FORM,
@@ -96,7 +95,7 @@ def one_app(redis_url: str) -> Iterator[TestClient]:
 @pytest.fixture
 def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
     """The shared API, over stores of this test's own."""
-    app_of(one_app).state.services = Services(settings, stores, Predictor(stores.models), KeyRing(stores.access))
+    app_of(one_app).state.services = Services.over(settings, stores)
     return one_app
 
 
@@ -481,7 +480,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(api: Test
     claim = running(stores)
     answer = api.post(f"/v1/jobs/{claim.job_id}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "running")
-    assert stores.jobs.cancel_asked(claim)
+    assert stores.jobs.asked(claim) == "cancel"
 
 
 def test_only_an_ended_job_is_deleted_and_only_once(api: TestClient, stores: Stores) -> None:
@@ -1049,8 +1048,10 @@ def test_the_examples_of_the_description_are_taken(api: TestClient, stores: Stor
     schema = api.get("/openapi.json").json()
     examples = schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     dataset = create(stores)
+    base = {"base_model_id": publish(stores).id}
     for example in examples.values():
-        body = {**example["value"], "dataset_id": dataset.id, "target": "species"}
+        given = example["value"]
+        body = {**given, "dataset_id": dataset.id, "target": "species", **(base if "base_model_id" in given else {})}
         answer = api.post("/v1/jobs", json=body)
         assert answer.status_code == 201, answer.text
 

@@ -10,7 +10,7 @@ from worker.supervisor import LeaseWatch
 
 
 def lease(job_id: str = "a", fence: int = 1, counter: int = 0) -> Lease:
-    return Lease(job_id, fence, counter, attempt=1, cancel_asked=False)
+    return Lease(job_id, fence, counter)
 
 
 def test_a_lease_expires_when_it_has_not_changed_for_the_lease_time() -> None:

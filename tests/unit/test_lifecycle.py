@@ -9,7 +9,7 @@ from common.lifecycle import HELD, STATES, TERMINAL, State, sources
 MOVES: dict[State, set[State]] = {
     "starting": {"queued"},
     "running": {"starting"},
-    "paused": {"running"},
+    "paused": {"queued", "starting", "running"},
     "queued": {"starting", "running", "paused"},
     "succeeded": {"running"},
     "failed": {"queued", "starting", "running", "paused"},
@@ -46,5 +46,5 @@ def test_every_state_is_reached_from_the_queue_and_leads_to_every_end() -> None:
 
 def test_whoever_holds_a_lease_can_give_the_job_back_or_end_it() -> None:
     assert {"starting", "running"} == HELD
-    for target in ("queued", "failed", "cancelled"):
+    for target in ("queued", "paused", "failed", "cancelled"):
         assert set(sources(target)) >= HELD

@@ -10,6 +10,7 @@ import pytest
 from common.errors import NotFound
 from common.network.parameters import parameter_count
 from common.schemas.datasets import Column, Dataset
+from common.schemas.models import Model
 from common.schemas.training import TrainingRequest
 from common.settings import Settings
 from service.submission import Assessment, assess
@@ -59,6 +60,10 @@ FLOWER_DATA = a_dataset("Flowers of 2020", FLOWERS)
 ODD_DATA = a_dataset("odd", ODD)
 
 
+def no_model(_: str) -> Model:
+    raise NotFound("none")
+
+
 def judge(dataset: Dataset = FLOWER_DATA, settings: Settings | None = None, **request: Any) -> Assessment:
     body = {"dataset_id": dataset.id, "target": "species", **request}
 
@@ -66,7 +71,7 @@ def judge(dataset: Dataset = FLOWER_DATA, settings: Settings | None = None, **re
         assert identifier == dataset.id
         return dataset
 
-    return assess(body, find, settings or Settings(), lambda: 12345)
+    return assess(body, find, no_model, settings or Settings(), lambda: 12345)
 
 
 def resolved(dataset: Dataset = FLOWER_DATA, **request: Any) -> TrainingRequest:
@@ -328,8 +333,8 @@ def test_a_data_set_that_is_not_there_is_not_found_or_one_fault_among_others() -
 
     body = {"dataset_id": "ds_x", "target": "species"}
     with pytest.raises(NotFound):
-        assess(body, find, Settings(), lambda: 0)
-    assert told(assess({**body, "priority": 10**6}, find, Settings(), lambda: 0)) == [
+        assess(body, find, no_model, Settings(), lambda: 0)
+    assert told(assess({**body, "priority": 10**6}, find, no_model, Settings(), lambda: 0)) == [
         ("/priority", "out_of_range"),
         ("/dataset_id", "dataset_not_found"),
     ]
@@ -340,7 +345,7 @@ def test_without_a_usable_id_no_data_set_is_looked_for() -> None:
         raise AssertionError
 
     for body in ({}, {"dataset_id": 1, "target": "x"}, {"dataset_id": "x" * 999, "target": "x"}):
-        assert told(assess(body, find, Settings(), lambda: 0))
+        assert told(assess(body, find, no_model, Settings(), lambda: 0))
 
 
 def test_a_request_of_very_many_faults_is_judged_in_little_time() -> None:
@@ -355,7 +360,7 @@ def test_a_seed_is_drawn_only_when_none_is_given() -> None:
         raise AssertionError
 
     body = {"dataset_id": FLOWER_DATA.id, "target": "species", "training": {"seed": 5}}
-    found = assess(body, lambda _: FLOWER_DATA, Settings(), draw)
+    found = assess(body, lambda _: FLOWER_DATA, no_model, Settings(), draw)
     assert found.request is not None
     assert found.request.training.seed == 5
 

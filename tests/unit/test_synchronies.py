@@ -137,7 +137,7 @@ def test_stale_gradients_are_all_applied_and_counted(nodes: list[str] | None) ->
     trained = train(task, rows, 5, nodes)
     server = trained.servers[0]
     assert server.updates == 5 * 10 * 2
-    counts = server.describe_synchrony()["staleness"]
+    counts = server.describe_synchrony().staleness
     assert sum(counts) == 10 * 2
     assert len(counts) <= 3
     assert trained.losses[-1] < trained.losses[0]

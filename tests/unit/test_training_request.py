@@ -203,7 +203,6 @@ PLANNED: list[tuple[str, list[object]]] = [
     ("/regularization/max_norm", [3]),
     ("/regularization/clip_value", [1]),
     ("/validation", ["group", "time", "column", "dataset", {"kind": "group", "column": "g"}]),
-    ("/base_model_id", ["mdl_0000000000000000000000000"]),
 ]
 
 

@@ -17,10 +17,12 @@ from common.network.parameters import parameter_count
 from common.schemas import training
 from worker.channel.ends import NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
+from worker.evaluator import pieces
 from worker.gradient_worker import make_worker
+from worker.optimizers import State
 from worker.parameter_server import ParameterServer, initial_parameters, make_server
 from worker.shared_rows import SharedRows
-from worker.task import EpochSums, TrainingTask
+from worker.task import Segment, SegmentSums, TrainingTask
 
 INPUTS, CLASSES = 5, 3
 
@@ -95,7 +97,7 @@ def make_rows(rows: int, task: TrainingTask, *, scale: float = 1.0, weighted: bo
 class Trained:
     """The end of a training, and what was seen on the way."""
 
-    def __init__(self, servers: Sequence[ParameterServer], epochs: list[list[EpochSums]]) -> None:
+    def __init__(self, servers: Sequence[ParameterServer], epochs: list[list[SegmentSums]]) -> None:
         self.parameters = np.concatenate([server._parameters for server in servers])
         self.servers = servers
         self.epochs = epochs
@@ -116,10 +118,17 @@ class Cast:
         task: what is trained.
         rows: all of them.
         nodes: the machine of each server and then of each worker; different ones are joined by sockets.
+        states: of the shards and the workers of another cast, whose place this one takes.
 
     """
 
-    def __init__(self, task: TrainingTask, rows: Rows, nodes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        rows: Rows,
+        nodes: Sequence[str] | None = None,
+        states: tuple[Sequence[State], Sequence[State]] | None = None,
+    ) -> None:
         self.task, self.rows = task, rows
         count = task.servers * task.lanes
         self.stop = threading.Event()
@@ -138,8 +147,12 @@ class Cast:
             end.attach([worker.address for worker in self.worker_ends])
             if norm is not None:
                 norm.attach([other.addresses for other in norms if other is not None])
-            self.servers.append(make_server(task, end, initial[task.shards[k]], norm))
-        self.workers = [make_worker(rank, task, cast("Any", rows), end) for rank, end in enumerate(self.worker_ends)]
+            state = None if states is None else states[0][k]
+            self.servers.append(make_server(task, end, initial[task.shards[k]], norm, state))
+        self.workers = [
+            make_worker(rank, task, cast("Any", rows), end, None if states is None else states[1][rank])
+            for rank, end in enumerate(self.worker_ends)
+        ]
         self._around = around
         self._ends: list[Any] = [*ends, *self.worker_ends, *(norm for norm in norms if norm is not None)]
 
@@ -147,13 +160,32 @@ class Cast:
         keys = KeyPair.generate()
         return Surroundings(Place(node, "127.0.0.1", keys.public), keys, Sockets(), self.stop)
 
+    @property
+    def steps(self) -> int:
+        """In an epoch."""
+        return self.task.steps(len(self.rows.x))
+
+    def states(self) -> tuple[list[State], list[State]]:
+        """Of the shards and of the workers, copied."""
+        shards, workers = ([copied(one.state()) for one in all_] for all_ in (self.servers, self.workers))
+        return shards, workers
+
     def train(self, epochs: int) -> Trained:
-        steps = self.task.steps(len(self.rows.x))
+        """Whole epochs, the validation rows evaluated after each."""
+        everything = pieces(cast("Any", self.rows))
+        segments = [Segment(epoch, 0, self.steps, everything) for epoch in range(1, epochs + 1)]
+        trained = self.run(segments)
+        for sums in trained.epochs:
+            assert sum(part.rows for part in sums) == len(self.rows.x)
+        return trained
+
+    def run(self, segments: Sequence[Segment]) -> Trained:
+        """One segment after the other."""
         seen = []
         with ThreadPoolExecutor(len(self.servers) + len(self.workers)) as threads:
-            for epoch in range(1, epochs + 1):
-                serving = [threads.submit(server.serve, steps) for server in self.servers]
-                running = [threads.submit(worker.run_epoch, epoch) for worker in self.workers]
+            for segment in segments:
+                serving = [threads.submit(server.serve, segment.steps) for server in self.servers if segment.steps]
+                running = [threads.submit(worker.run, segment) for worker in self.workers]
                 try:
                     for server in serving:
                         server.result(60)
@@ -161,7 +193,6 @@ class Cast:
                     self.stop.set()
                     raise
                 seen.append([worker.result(60) for worker in running])
-                assert sum(part.rows for part in seen[-1]) == len(self.rows.x)
         return Trained(self.servers, seen)
 
     def close(self) -> None:
@@ -178,3 +209,8 @@ def train(task: TrainingTask, rows: Rows, epochs: int, nodes: Sequence[str] | No
         return group.train(epochs)
     finally:
         group.close()
+
+
+def copied(state: State) -> State:
+    """A state that later steps do not change."""
+    return {name: array.copy() for name, array in state.items()}

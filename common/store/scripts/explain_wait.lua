@@ -1,6 +1,6 @@
 -- Says why a queued job does not start, once for each reason.
 -- KEYS: 1 job (hash)  2 job events (stream)
--- ARGV: 1 reason  2 now  3 event data (JSON)
+-- ARGV: 1 reason  2 now  3 event data (JSON)  4 job id  5 channel of changes
 -- Answers {"ok"} | {"known"} | {"state", current}
 local state = redis.call("HGET", KEYS[1], "state")
 if state ~= "queued" then return {"state", state or ""} end
@@ -8,4 +8,5 @@ if redis.call("HGET", KEYS[1], "waiting_for") == ARGV[1] then return {"known"} e
 redis.call("HSET", KEYS[1], "waiting_for", ARGV[1])
 redis.call("XADD", KEYS[2], "MAXLEN", "~", 2000, "*", "kind", "warning", "at", ARGV[2], "data", ARGV[3])
 redis.call("HINCRBY", KEYS[1], "revision", 1)
+redis.call("PUBLISH", ARGV[5], ARGV[4])
 return {"ok"}

@@ -1,12 +1,15 @@
 -- One compare-and-set move of a job, guarded by the fence of its holder, leaving one event; applied once per token.
 -- KEYS: 1 job (hash)  2 queue (zset)  3 jobs:state:<new> (zset)  4 dataset jobs (set)  5 job events (stream)
 --       6 prefix of jobs:state:*  7 model (hash, or "")  8 models (zset)  9 model versions (zset)
---       10 model counter  11 sequence (counter)  12 job metrics (hash) to forget, or ""
+--       10 model counter  11 sequence (counter)  12 job metrics (hash)  13 jobs to archive (set)
+--       14 jobs of the base model (set, or "")
 -- ARGV: 1 job id  2 new state  3 states it may come from, comma separated  4 fence expected, or ""
---       5 now  6 token  7 event data (JSON)  8 "1" to raise the fence  9 "1" to raise the attempt
---       10 "1" if the new state is terminal  11 model id, or ""  12 "1" to refuse when a cancel was asked for
---       13... field, value pairs to set
--- Answers {"ok", fence, revision} | {"missing"} | {"fenced"} | {"state", current} | {"cancelled"}
+--       5 now  6 token  7 event data (JSON)  8 "1" to raise the fence  9 "1" for a claim, which is a new attempt
+--       10 "1" if the new state is terminal  11 model id, or ""  12 wishes of which none may be there, comma separated
+--       13 a wish that must be there, or ""  14 the last epoch whose metrics are kept, or ""  15 channel of changes
+--       16 "loss", "kept" (the next claim is the same attempt), or ""
+--       17... field, value pairs to set
+-- Answers {"ok", fence, revision} | {"missing"} | {"fenced"} | {"state", current} | {"wish", current}
 local state = redis.call("HGET", KEYS[1], "state")
 if not state then return {"missing"} end
 if redis.call("HGET", KEYS[1], "token") == ARGV[6] then
@@ -14,14 +17,19 @@ if redis.call("HGET", KEYS[1], "token") == ARGV[6] then
 end
 if ARGV[4] ~= "" and redis.call("HGET", KEYS[1], "fence") ~= ARGV[4] then return {"fenced"} end
 if not string.find("," .. ARGV[3] .. ",", "," .. state .. ",", 1, true) then return {"state", state} end
-if ARGV[12] == "1" and redis.call("HEXISTS", KEYS[1], "cancel") == 1 then return {"cancelled"} end
+local wish = redis.call("HGET", KEYS[1], "wish") or ""
+if wish ~= "" and string.find("," .. ARGV[12] .. ",", "," .. wish .. ",", 1, true) then return {"wish", wish} end
+if ARGV[13] ~= "" and wish ~= ARGV[13] then return {"wish", wish} end
 
 local id, seq = ARGV[1], tonumber(redis.call("HGET", KEYS[1], "seq"))
 redis.call("HSET", KEYS[1], "state", ARGV[2], "token", ARGV[6])
 redis.call("HDEL", KEYS[1], "waiting_for")
-for i = 13, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
+if ARGV[2] ~= "starting" and ARGV[2] ~= "running" then redis.call("HDEL", KEYS[1], "wish") end
+for i = 17, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
 if ARGV[8] == "1" then redis.call("HINCRBY", KEYS[1], "fence", 1) end
-if ARGV[9] == "1" then redis.call("HINCRBY", KEYS[1], "attempt", 1) end
+if ARGV[9] == "1" and redis.call("HDEL", KEYS[1], "kept") == 0 then redis.call("HINCRBY", KEYS[1], "attempt", 1) end
+if ARGV[16] == "loss" then redis.call("HINCRBY", KEYS[1], "losses", 1) end
+if ARGV[16] == "kept" then redis.call("HSET", KEYS[1], "kept", 1) end
 redis.call("ZREM", KEYS[6] .. state, id)
 redis.call("ZADD", KEYS[3], seq, id)
 if ARGV[2] == "queued" then
@@ -29,8 +37,16 @@ if ARGV[2] == "queued" then
 else
   redis.call("ZREM", KEYS[2], id)
 end
-if ARGV[10] == "1" then redis.call("SREM", KEYS[4], id) end
-if KEYS[12] ~= "" then redis.call("DEL", KEYS[12]) end
+if ARGV[10] == "1" then
+  redis.call("SREM", KEYS[4], id)
+  redis.call("SADD", KEYS[13], id)
+  if KEYS[14] ~= "" then redis.call("SREM", KEYS[14], id) end
+end
+if ARGV[14] ~= "" then
+  for _, epoch in ipairs(redis.call("HKEYS", KEYS[12])) do
+    if tonumber(epoch) > tonumber(ARGV[14]) then redis.call("HDEL", KEYS[12], epoch) end
+  end
+end
 if KEYS[7] ~= "" then
   local version = redis.call("INCR", KEYS[10])
   redis.call("HSET", KEYS[7], "version", version)
@@ -41,4 +57,5 @@ if KEYS[7] ~= "" then
 end
 redis.call("XADD", KEYS[5], "MAXLEN", "~", 2000, "*", "kind", "state", "at", ARGV[5], "data", ARGV[7])
 local revision = redis.call("HINCRBY", KEYS[1], "revision", 1)
+redis.call("PUBLISH", ARGV[15], id)
 return {"ok", redis.call("HGET", KEYS[1], "fence"), revision}

@@ -1,0 +1,110 @@
+"""Who waits for a job to change: one subscription per API process, and any number of waiting requests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from common.store import keys
+from common.store.client import Client, text
+
+_PAUSE_SECONDS = 0.5
+"""Before another try when Redis is away."""
+_LISTEN_SECONDS = 1.0
+
+
+class Changed:
+    """One request's view of a job: set when it has changed, or may have."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        """Waits until there may be something new; False when nothing was told in so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+    def tell(self) -> None:
+        """Called from any thread."""
+        self._loop.call_soon_threadsafe(self._event.set)
+
+
+class Changes:
+    """Listens to what the store says of changing jobs, and wakes those who wait for one of them.
+
+    The store keeps no message for who is not there: whoever is woken looks for itself, and looks now and then unwoken.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[Changed]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
+
+    def start(self) -> None:
+        """Begins to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends all waiting: those who wait answer with what there is."""
+        self._stop.set()
+        self._tell_all()
+
+    def join(self) -> None:
+        """Waits until it listens no more, a second at most after `stop`."""
+        self._thread.join()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nobody is to wait any longer."""
+        return self._stop.is_set()
+
+    @contextmanager
+    def of(self, job_id: str) -> Iterator[Changed]:
+        """What tells of the changes of a job from here on; for use in the event loop."""
+        changed = Changed()
+        with self._lock:
+            self._waiting.setdefault(job_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            with self._lock:
+                waiting = self._waiting[job_id]
+                waiting.discard(changed)
+                if not waiting:
+                    del self._waiting[job_id]
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+                    subscription.subscribe(keys.CHANGES)
+                    self._tell_all()  # what was said meanwhile is lost
+                    while not self._stop.is_set():
+                        message = subscription.get_message(timeout=_LISTEN_SECONDS)
+                        if message is not None:
+                            self._tell(text(message["data"]))
+            except redis.RedisError:
+                self._stop.wait(_PAUSE_SECONDS)
+
+    def _tell(self, job_id: str) -> None:
+        with self._lock:
+            for changed in self._waiting.get(job_id, ()):
+                changed.tell()
+
+    def _tell_all(self) -> None:
+        with self._lock:
+            for waiting in self._waiting.values():
+                for changed in waiting:
+                    changed.tell()

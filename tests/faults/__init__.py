@@ -1,0 +1,1 @@
+"""Faults made for real, against the real stack."""

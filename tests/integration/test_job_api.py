@@ -1,0 +1,224 @@
+"""Watching and steering jobs over HTTP, with the calls of a run made by hand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from common.settings import Settings
+from common.store.stores import Stores
+from service.app import create_app
+from tests.contract import a_progress, create, running, save_checkpoint, submit
+from tests.integration.test_api import UNKNOWN, app_of, refused
+
+
+@pytest.fixture
+def api(settings: Settings, stores: Stores) -> Iterator[TestClient]:
+    """The API, which hears of changes."""
+    app = create_app(settings, stores)
+    app.state.services.changes.start()
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+    app.state.services.changes.stop()
+    app.state.services.changes.join()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "pause"),
+        ("POST", "resume"),
+        ("POST", "rerun"),
+        ("GET", "checkpoints"),
+        ("GET", "events"),
+        ("GET", ""),
+    ],
+)
+def test_a_job_that_is_not_there_is_not_found(api: TestClient, method: str, path: str) -> None:
+    for job_id in (UNKNOWN["job"], "job_", "job_%00"):
+        refused(api.request(method, f"/v1/jobs/{job_id}/{path}".rstrip("/")), 404, "job_not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [("wait=-1", "wait"), ("wait=61", "wait"), ("wait=nan", "wait"), ("revision=-1", "revision"), ("wait=x", "wait")],
+)
+def test_a_wait_that_makes_no_sense_is_refused(api: TestClient, stores: Stores, query: str, pointer: str) -> None:
+    ((found, _),) = refused(api.get(f"/v1/jobs/{submit(stores)}?{query}"), 422, "invalid_request")
+    assert pointer in found
+
+
+def test_a_wait_is_answered_at_once_where_there_is_something_new(api: TestClient, stores: Stores) -> None:
+    job_id = submit(stores)
+    began = time.monotonic()
+    assert api.get(f"/v1/jobs/{job_id}?wait=60&revision=0").json()["revision"] == 1
+    stores.jobs.cancel(job_id)
+    ended = api.get(f"/v1/jobs/{job_id}?wait=60&revision=1000").json()  # an ended job does not change any more
+    assert ended["state"] == "cancelled"
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("change", ["begins", "progress", "cancel", "delete"])
+def test_a_wait_ends_with_any_change(api: TestClient, stores: Stores, change: str) -> None:
+    claim = running(stores)
+    revision = stores.jobs.get(claim.job_id).revision
+    answers: list[Any] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(api.get(f"/v1/jobs/{claim.job_id}?wait=60&revision={revision}"))
+    )
+    waiting.start()
+    match change:
+        case "begins":
+            stores.jobs.requeue(claim, "lost")
+        case "progress":
+            stores.jobs.record(claim, progress=a_progress(3))
+        case "cancel":
+            stores.jobs.cancel(claim.job_id)
+        case "delete":
+            stores.jobs.end_cancelled(claim)
+            waiting.join(30)
+            assert answers[0].json()["state"] == "cancelled"
+            return
+    waiting.join(30)
+    assert answers[0].json()["revision"] == revision + 1
+
+
+def lines(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+    answer = api.get(f"/v1/jobs/{job_id}/events", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    found = []
+    for block in answer.text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+    return found
+
+
+def test_server_sent_events_are_those_of_the_list(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    stores.jobs.record(claim, kind="warning", event={"message": "line one\nline two é ✓"})
+    stores.jobs.end_cancelled(claim)
+    listed = api.get(f"/v1/jobs/{claim.job_id}/events").json()["data"]
+    streamed = lines(api, claim.job_id)
+    assert [(kind, place) for kind, place, _ in streamed] == [(event["kind"], event["id"]) for event in listed]
+    assert [data for *_, data in streamed] == [{**event["data"], "at": event["at"]} for event in listed]
+    assert streamed[-1][2]["state"] == "cancelled"
+    for place in range(1, len(streamed)):
+        assert lines(api, claim.job_id, streamed[place - 1][1]) == streamed[place:]
+
+
+def test_a_client_that_has_seen_the_end_is_told_not_to_come_back(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    stores.jobs.end_cancelled(claim)
+    last = api.get(f"/v1/jobs/{claim.job_id}/events").json()["data"][-1]["id"]
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+    for archived in (False, True):
+        if archived:
+            stores.jobs.archive(claim.job_id)
+        answer = api.get(f"/v1/jobs/{claim.job_id}/events", headers=headers)
+        assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_an_event_id_that_is_none_is_refused(api: TestClient, stores: Stores) -> None:
+    job_id = submit(stores)
+    for bad in ("x", "1", "1-2-3", "-", "(1-0", "9" * 30 + "-0"):
+        answer = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": bad})
+        assert refused(answer, 422, "invalid_request") == [("Last-Event-ID", "invalid_event_id")]
+
+
+def test_a_stream_ends_when_its_job_is_deleted(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    seen: list[Any] = []
+    watching = threading.Thread(target=lambda: seen.append(lines(api, claim.job_id)))
+    watching.start()
+    stores.jobs.end_cancelled(claim)
+    watching.join(30)
+    assert seen[0][-1][2]["state"] == "cancelled"
+
+
+def test_pausing_and_resuming_follow_the_states(api: TestClient, stores: Stores) -> None:
+    job_id = submit(stores)
+    assert api.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "paused"
+    answer = api.post(f"/v1/jobs/{job_id}/pause")
+    assert (answer.status_code, answer.json()["state"]) == (202, "paused")
+    assert api.get("/v1/jobs?state=paused").json()["data"][0]["id"] == job_id
+    answer = api.post(f"/v1/jobs/{job_id}/resume")
+    assert (answer.status_code, answer.json()["queue_position"]) == (202, 0)
+    refused(api.post(f"/v1/jobs/{job_id}/resume"), 409, "job_not_paused")
+    api.post(f"/v1/jobs/{job_id}/cancel")
+    for verb in ("pause", "resume"):
+        refused(api.post(f"/v1/jobs/{job_id}/{verb}"), 409, "job_ended")
+
+
+def test_checkpoints_are_listed_newest_first(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    assert api.get(f"/v1/jobs/{claim.job_id}/checkpoints").json() == {"data": []}
+    for epoch in (1, 2):
+        save_checkpoint(stores, claim, epoch)
+    listed = api.get(f"/v1/jobs/{claim.job_id}/checkpoints").json()["data"]
+    assert [(one["number"], one["epoch"], one["attempt"]) for one in listed] == [(2, 2, 1), (1, 1, 1)]
+    assert set(listed[0]) == {"number", "attempt", "epoch", "step", "bytes", "seconds", "sha256", "created_at"}
+
+
+def test_a_rerun_is_the_request_as_it_came_with_the_same_seed(api: TestClient, stores: Stores) -> None:
+    dataset, other = create(stores).id, create(stores).id
+    body = {"dataset_id": dataset, "target": "species", "name": "one", "training": {"epochs": 7}}
+    first = api.post("/v1/jobs", json=body).json()
+    answer = api.post(f"/v1/jobs/{first['id']}/rerun")
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
+    assert answer.json()["request"] == first["request"]
+    # what followed from the data set follows from the new one
+    moved = api.post(f"/v1/jobs/{first['id']}/rerun", json={"dataset_id": other, "name": None}).json()
+    assert moved["request"] == {**first["request"], "dataset_id": other, "name": None, "model_name": "iris"}
+    once, twice = (
+        api.post(f"/v1/jobs/{first['id']}/rerun", json={}, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    )
+    assert once.json()["id"] == twice.json()["id"]
+    assert twice.headers["Idempotent-Replayed"] == "true"
+    refused(
+        api.post(f"/v1/jobs/{moved['id']}/rerun", json={}, headers={"Idempotency-Key": "k"}),
+        422,
+        "idempotency_key_reused",
+    )
+    assert refused(api.post(f"/v1/jobs/{first['id']}/rerun", json={"epochs": 3}), 422, "invalid_request") == [
+        ("/epochs", "unknown_field")
+    ]
+    refused(api.post(f"/v1/jobs/{first['id']}/rerun", json=[1]), 422, "invalid_request")
+
+
+def test_predicting_with_a_job_that_has_learned_nothing_is_refused(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    save_checkpoint(stores, claim)  # whose weights were never evaluated
+    body = {"instances": [{"length": 1.0, "colour": "red"}]}
+    for job_id in (submit(stores), claim.job_id):
+        refused(api.post(f"/v1/models/{job_id}/predict", json=body), 409, "model_not_ready")
+        refused(api.get(f"/v1/models/{job_id}"), 409, "model_not_ready")
+    refused(api.post(f"/v1/models/{UNKNOWN['job']}/predict", json=body), 404, "job_not_found")
+
+
+def test_a_model_to_begin_with_must_be_there_and_fit(api: TestClient, stores: Stores) -> None:
+    dataset = create(stores).id
+    body = {"dataset_id": dataset, "target": "species", "base_model_id": UNKNOWN["mdl"]}
+    assert refused(api.post("/v1/jobs", json=body), 422, "invalid_request") == [("/base_model_id", "model_not_found")]
+    assert refused(api.post("/v1/jobs", json={**body, "base_model_id": 7}), 422, "invalid_request") == [
+        ("/base_model_id", "wrong_type")
+    ]
+
+
+def test_every_new_route_is_described_with_an_example(api: TestClient) -> None:
+    document = app_of(api).openapi()
+    for path in ("pause", "resume", "rerun", "checkpoints"):
+        assert f"/v1/jobs/{{job_id}}/{path}" in document["paths"]
+    stream = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]["content"]
+    assert "event: state" in stream["text/event-stream"]["example"]
+    examples = document["paths"]["/v1/jobs/{job_id}/rerun"]["post"]["requestBody"]["content"]["application/json"]
+    assert examples["examples"]
