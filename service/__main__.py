@@ -84,7 +84,8 @@ def _open(settings: Settings) -> Stores:
     stores.files.prepare()
     if not settings.is_loopback and not stores.access.digests():
         raise CannotStart(
-            f"Without an API key, Chainrule binds to loopback only, not to {settings.host}. Make one: chainrule keys create"
+            f"Without an API key, Chainrule binds to loopback only, not to {settings.host}. Start it on loopback, make a "
+            "key (chainrule keys create, with the same CHAINRULE_STATE_DIR or CHAINRULE_REDIS_URL), and start it again."
         )
     return stores
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Security
 from fastapi.responses import RedirectResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from common.settings import Settings
@@ -21,6 +22,10 @@ Errors are `application/problem+json` with a stable `code`. Lists take `limit` a
 takes an `Idempotency-Key`. When the operator has made API keys, every call needs `Authorization: Bearer <key>`."""
 
 
+_KEY = HTTPBearer(auto_error=False, description="An API key; needed when the operator has made some.")
+"""For the description: `check_key` does the work."""
+
+
 def create_app(settings: Settings, stores: Stores) -> FastAPI:
     """The API over these stores; `app.state.services.changes` is to be started and stopped with the server."""
     app = FastAPIOffline(
@@ -33,7 +38,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     app.state.services = Services.over(settings, stores)
     problems.install(app)
     for router in (datasets.router, jobs.router, models.router):
-        app.include_router(router, dependencies=[Depends(check_key), Depends(check_query)])
+        app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)

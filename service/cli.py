@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,6 @@ from service.ingest import DEFAULT_NULLS
 from service.stack import Stack, running_redis_url
 
 app = typer.Typer(
-    help="Train neural networks over HTTP. CHAINRULE_URL and CHAINRULE_KEY say where the server is.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,6 +48,21 @@ Most = Annotated[int, typer.Option("--limit", min=1, help="Most lines.")]
 def main() -> None:
     """The command."""
     app()
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        out.print(version("chainrule"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    """Train neural networks over HTTP. CHAINRULE_URL and CHAINRULE_KEY say where the server is."""
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _read_message(line: str) -> Message | None:
             return Nodes(tuple(Node.model_validate(node) for node in nodes))
         case {"ready": True}:
             return Ready()
-        case {"lost": str(reason)}:
+        case {"lost": str(), "reason": str(reason)}:
             return Lost(reason)
         case {"done": str()}:
             return Done()

@@ -7,12 +7,35 @@ one as `unknown_choice` with the list of those allowed. Both are told apart from
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
 
 
-def choice(built: tuple[str, ...], planned: tuple[str, ...] = ()) -> Callable[[object], object]:
-    """A validator to run before a tagged union: `"adam"` becomes `{"kind": "adam"}`, a kind not built is refused."""
+@dataclass(frozen=True, slots=True)
+class Choice(BeforeValidator):
+    """A validator to run before a tagged union, which its JSON schema describes with the bare kinds beside it."""
+
+    bare: tuple[str, ...] = ()
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        described = handler(schema)
+        if not self.bare:
+            return described
+        short = {
+            "type": "string",
+            "enum": [*self.bare],
+            "description": "The kind alone: its options at their defaults.",
+        }
+        return {"anyOf": [described, short]}
+
+
+def choice(built: tuple[str, ...], planned: tuple[str, ...] = (), *, bare: bool = True) -> Choice:
+    """`"adam"` becomes `{"kind": "adam"}`, a kind not built is refused; `bare`: every kind has defaults for all options."""
 
     def check(value: object) -> object:
         if isinstance(value, str):
@@ -23,11 +46,13 @@ def choice(built: tuple[str, ...], planned: tuple[str, ...] = ()) -> Callable[[o
                 raise not_supported_yet(f"one of: {', '.join(built)}")
             if kind not in built:
                 raise PydanticCustomError(
-                    "unknown_choice", "`kind` must be one of: {allowed}", {"allowed": ", ".join(built)}
+                    "unknown_choice",
+                    "must be one of: {allowed}; with options, an object with that `kind`",
+                    {"allowed": ", ".join(built)},
                 )
         return value
 
-    return check
+    return Choice(check, bare=built if bare else ())
 
 
 def word(built: tuple[str, ...], planned: tuple[str, ...]) -> Callable[[object], object]:

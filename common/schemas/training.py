@@ -72,7 +72,7 @@ class Dense(Record):
 
 Layer = Annotated[
     Dense,
-    BeforeValidator(choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d"))),
+    choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d"), bare=False),
 ]
 
 
@@ -105,12 +105,7 @@ Loss = Annotated[
     CrossEntropy | MeanSquaredError,
     Discriminator("kind"),
 ]
-_loss = BeforeValidator(
-    choice(
-        ("cross_entropy", "mse"),
-        ("quadratic", "mae", "huber", "quantile", "poisson"),
-    )
-)
+_loss = choice(("cross_entropy", "mse"), ("quadratic", "mae", "huber", "quantile", "poisson"))
 
 
 class Sgd(Record):
@@ -132,9 +127,7 @@ class Adam(Record):
 
 
 Optimizer = Annotated[Sgd | Adam, Discriminator("kind")]
-_optimizer = BeforeValidator(
-    choice(("sgd", "adam"), ("momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adamw"))
-)
+_optimizer = choice(("sgd", "adam"), ("momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adamw"))
 
 
 class Schedule(Record):
@@ -143,11 +136,8 @@ class Schedule(Record):
     kind: Literal["constant"] = "constant"
 
 
-_schedule = BeforeValidator(
-    choice(
-        ("constant",),
-        ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up"),
-    )
+_schedule = choice(
+    ("constant",), ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up")
 )
 
 
@@ -194,7 +184,7 @@ class NoSplit(Record):
 
 
 Validation = Annotated[RandomSplit | NoSplit, Discriminator("kind")]
-_validation = BeforeValidator(choice(("random", "none"), ("group", "time", "column", "dataset")))
+_validation = choice(("random", "none"), ("group", "time", "column", "dataset"))
 
 
 class Stopping(Record):
@@ -256,7 +246,7 @@ def _local_steps(value: object) -> object:
 
 
 Synchrony = Annotated[Synchronous | BoundedStaleness | LocalSteps, Discriminator("kind")]
-_synchrony = BeforeValidator(choice(("synchronous", "bounded_staleness", "local_steps")))
+_synchrony = choice(("synchronous", "bounded_staleness", "local_steps"))
 
 
 class Cluster(Record):

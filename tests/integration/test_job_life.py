@@ -47,7 +47,7 @@ def dataset(stack: RunningStack) -> str:
     return upload_noise(stack.client)
 
 
-def lasting(dataset: str, epochs: int = 250, **changes: Any) -> dict[str, Any]:
+def lasting(dataset: str, epochs: int = 200, **changes: Any) -> dict[str, Any]:
     """A request that takes some seconds."""
     return {**endless(dataset, **changes), "training": {"epochs": epochs, "batch_size": 64, "seed": 7}}
 
@@ -117,7 +117,9 @@ def test_a_paused_job_gives_its_processors_back_and_goes_on_with_the_same_bits(
     assert same_bits(own_stores, job, twin)
 
 
-@pytest.mark.parametrize("victim", ["worker", "server", "run", "all workers"])
+@pytest.mark.parametrize(
+    "victim", ["worker", "run", *(pytest.param(v, marks=pytest.mark.slow) for v in ("server", "all workers"))]
+)
 def test_a_job_that_loses_a_process_is_resumed_from_its_checkpoint_with_the_same_bits(
     stack: RunningStack, own_stores: Stores, dataset: str, twin: dict[str, Any], victim: str
 ) -> None:

@@ -47,7 +47,7 @@ def explore(seeds: range, plant: Callable[[Universe], None] | None = None) -> st
     return None
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_every_promise_holds_in_every_world() -> None:
     parts = [range(part, SEEDS, _PARTS) for part in range(_PARTS)]
     with ProcessPoolExecutor(_PARTS, multiprocessing.get_context("spawn")) as pool:

@@ -283,17 +283,18 @@ class World:
             holder.is_frozen = False
             for child in holder.children:
                 child.is_frozen = False
-        for _ in range(150):
-            self._advance(1.0)
+        for _ in range(80):
+            self._advance(LEASE_SECONDS / 4)
             for holder in self._holders:
                 self._step(holder)
-            for job in self._all():
-                if job.state == "paused":
-                    with suppress(Conflict):
-                        self._user.jobs.resume(job.id)
-            while self._late and self.dice.random() < 0.3:
+            while self._late and self.dice.random() < 0.5:
                 self._arrive()
-            if not self._late and all(job.state in TERMINAL for job in self._all()):
+            states = {job_id: self._raw(job_id, "state") for job_id in self._jobs}
+            for job_id, state in states.items():
+                if state == "paused":
+                    with suppress(Conflict):
+                        self._user.jobs.resume(job_id)
+            if not self._late and TERMINAL.issuperset(states.values()):
                 break
         self._check()
 
@@ -342,9 +343,8 @@ class World:
     def _step(self, holder: Holder) -> None:
         if holder.is_frozen:
             return
-        for child in holder.children:
-            if self._is_healing:
-                child.step()
+        for child in holder.children * 4 * self._is_healing:
+            child.step()
         with suppress(ChainruleError):  # as `Supervisor.run` does
             holder.supervisor.step()
         with suppress(ChainruleError):
