@@ -12,7 +12,7 @@ from common.errors import Fault, Invalid, NotFound, StoreUnavailable
 from common.lifecycle import TERMINAL
 from common.schemas.jobs import JobEvent
 from common.store.client import to_json
-from common.store.jobs import JobStore
+from common.store.history import HistoryStore
 from service.changes import Changes
 
 BEGINNING = "0-0"
@@ -43,12 +43,12 @@ def is_last(event: JobEvent) -> bool:
     return event.kind == "state" and event.data.get("state") in TERMINAL
 
 
-async def stream(jobs: JobStore, changes: Changes, job_id: str, after: str) -> AsyncIterator[bytes]:
+async def stream(history: HistoryStore, changes: Changes, job_id: str, after: str) -> AsyncIterator[bytes]:
     """The events after `after`, as they happen, until the job has ended or is deleted, or the server stops."""
     with changes.of(job_id) as changed:
         while not changes.is_stopping:
             try:
-                events = await run_in_threadpool(jobs.events, job_id, after)
+                events = await run_in_threadpool(history.events, job_id, after)
             except NotFound:
                 return
             except StoreUnavailable:

@@ -35,8 +35,8 @@ class Housekeeping:
     def tidy(self) -> None:
         """Does some of what is to be done."""
         jobs = self._stores.jobs
-        for job_id in jobs.to_archive(_MOST_AT_ONCE):
-            jobs.archive(job_id)
+        for job_id in self._stores.history.to_archive(_MOST_AT_ONCE):
+            self._stores.history.archive(job_id)
         days = self._settings.keep_jobs_days
         before = None if days is None else self._now() - timedelta(days=days)
         for job_id in jobs.surplus(self._settings.keep_jobs, before)[:_MOST_AT_ONCE]:

@@ -1,4 +1,4 @@
-"""Jobs in Redis: submission, the queue, leases, moves from state to state, events and metrics.
+"""Jobs in Redis: submission, the queue, leases, moves from state to state.
 
 Every move is one compare-and-set guarded by the fence of the job's holder; see `scripts/move_job.lua`.
 """
@@ -6,7 +6,6 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import Any, Literal
 from common.errors import Conflict, CorruptRecord, FenceLost, NotFound
 from common.identifiers import is_id
 from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
-from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, JobEvent, Progress, StopReason
+from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, Progress, StopReason
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
 from common.store import keys
-from common.store.client import Client, Script, new_token, pairs, raw, stored, text, to_json
+from common.store.client import Client, Script, new_token, pairs, stored, text, to_json
 from common.store.datasets import Created, reused
 from common.store.page import Page, newest_first, readable
 
@@ -59,7 +58,6 @@ class JobStore:
         self._renew = Script(client, "renew_lease")
         self._ask_holder = Script(client, "ask_holder")
         self._delete = Script(client, "delete_job")
-        self._archive = Script(client, "archive_job")
 
     @stored
     def submit(
@@ -134,7 +132,7 @@ class JobStore:
         """
         found = self._fetch([job_id]) if is_id(job_id, "job") else []
         if not found:
-            raise _no_such_job()
+            raise no_such_job()
         return _read(*found[0])
 
     @stored
@@ -148,7 +146,7 @@ class JobStore:
         """
         request = self.get(job_id).request
         stored_body = self._client.hget(keys.job(job_id), "given")
-        with _damage("The record of a job is damaged."):
+        with damage("The record of a job is damaged."):
             body = json.loads(stored_body or b"{}") or request.model_dump(mode="json")
             assert isinstance(body, dict)
             return {**body, "training": {**body.get("training", {}), "seed": request.training.seed}}
@@ -168,60 +166,6 @@ class JobStore:
             cursor = page.next_cursor
             if cursor is None or len(found) == limit:
                 return Page(found, cursor)
-
-    @stored
-    def events(self, job_id: str, after: str | None = None) -> list[JobEvent]:
-        """What happened to a job, oldest first (the last 2,000 or so); `after`: only later than this event's id."""
-        found = self._client.xrange(keys.job_events(job_id), f"({after}" if after else "-") or ()
-        with _damage("The events of a job are damaged."):
-            events = [_read_event(event_id, fields) for event_id, fields in found if fields is not None]
-            if events:
-                return events
-            earlier = [JobEvent.model_validate(event) for event in self._history(job_id).get("events", ())]
-            return [event for event in earlier if after is None or _place(event.id) > _place(after)]
-
-    @stored
-    def metrics(self, job_id: str) -> list[EpochMetrics]:
-        """One entry per epoch, in order."""
-        rows = self._client.hgetall(keys.job_metrics(job_id))
-        with _damage("The metrics of a job are damaged."):
-            if rows:
-                return [EpochMetrics.model_validate_json(rows[epoch]) for epoch in sorted(rows, key=int)]
-            return [EpochMetrics.model_validate_json(to_json(row)) for row in self._history(job_id).get("metrics", ())]
-
-    def _history(self, job_id: str) -> dict[str, Any]:
-        """Events and metrics of a job that ended some time ago; empty where they have a place of their own."""
-        self._require(job_id)
-        compressed = self._client.get(keys.job_history(job_id))
-        return {} if compressed is None else dict(json.loads(zlib.decompress(raw(compressed))))
-
-    @stored
-    def to_archive(self, most: int) -> list[str]:
-        """Jobs that have ended, and whose history can be compressed."""
-        return [text(job_id) for job_id in self._client.srandmember(keys.TO_ARCHIVE, most) or ()]
-
-    @stored
-    def archive(self, job_id: str) -> None:
-        """Compresses the history of an ended job, which does not change any more."""
-        try:
-            events, metrics = self.events(job_id), self.metrics(job_id)
-        except (NotFound, CorruptRecord):  # there is nothing to save
-            self._client.srem(keys.TO_ARCHIVE, job_id)
-            return
-        history = {
-            name: [one.model_dump(mode="json") for one in all_]
-            for name, all_ in (("events", events), ("metrics", metrics))
-        }
-        self._archive(
-            [
-                keys.job(job_id),
-                keys.job_events(job_id),
-                keys.job_metrics(job_id),
-                keys.TO_ARCHIVE,
-                keys.job_history(job_id),
-            ],
-            [job_id, zlib.compress(to_json(history).encode(), level=9)],
-        )
 
     @stored
     def surplus(self, keep: int, before: datetime | None) -> list[str]:
@@ -251,7 +195,7 @@ class JobStore:
             Conflict: it has ended (`job_ended`).
 
         """
-        self._require(job_id)
+        require_job(self._client, job_id)
         while True:  # the job may start, or return to the queue, between the two steps
             if self._make(job_id, "cancelled", ("queued", "paused"), {"stop_reason": "cancelled"}):
                 return
@@ -267,7 +211,7 @@ class JobStore:
             Conflict: it has ended (`job_ended`), or is about to (`cancel_asked`).
 
         """
-        self._require(job_id)
+        require_job(self._client, job_id)
         while True:
             if self._make(job_id, "paused", ("queued",)):
                 return
@@ -283,7 +227,7 @@ class JobStore:
             Conflict: it has ended (`job_ended`), is about to (`cancel_asked`), or was not paused (`job_not_paused`).
 
         """
-        self._require(job_id)
+        require_job(self._client, job_id)
         while True:
             if self._make(job_id, "queued", ("paused",)):
                 return
@@ -306,7 +250,7 @@ class JobStore:
             case ["ok"]:
                 return True
             case ["missing"]:
-                raise _no_such_job()
+                raise no_such_job()
             case ["state", state] if state in also:
                 return True
             case ["state", state] if state in TERMINAL:
@@ -326,7 +270,7 @@ class JobStore:
             Conflict: it has not ended (`job_not_ended`).
 
         """
-        self._require(job_id)
+        require_job(self._client, job_id)
         answer = self._delete(
             [
                 keys.job(job_id),
@@ -342,7 +286,7 @@ class JobStore:
             [job_id, _ENDED, keys.CHANGES],
         )
         if answer[0] == "missing":
-            raise _no_such_job()
+            raise no_such_job()
         if answer[0] == "state":
             raise Conflict("Only a job that has ended can be deleted.", code="job_not_ended", hint="Cancel it first.")
 
@@ -381,8 +325,10 @@ class JobStore:
     @stored
     def leases(self) -> list[Lease]:
         """Every held job, as a contender sees it."""
-        ids = [text(i) for state in sorted(HELD) for i in self._client.zrange(keys.jobs_in_state(state), 0, -1)]
         pipeline = self._client.pipeline(transaction=False)
+        for state in sorted(HELD):
+            pipeline.zrange(keys.jobs_in_state(state), 0, -1)
+        ids = [text(job_id) for found in pipeline.execute() for job_id in found]
         for job_id in ids:
             pipeline.hmget(keys.job(job_id), "fence", "lease")
         found = zip(ids, pipeline.execute(raise_on_error=False), strict=True)
@@ -602,7 +548,7 @@ class JobStore:
         request = self._client.hget(keys.job(job_id), "request")
         if request is None:
             return ["missing"]
-        with _damage("The record of a job is damaged."):
+        with damage("The record of a job is damaged."):
             described = json.loads(request)
             dataset_id, base_model_id = described["dataset_id"], described["base_model_id"]
         ends = target in TERMINAL
@@ -651,10 +597,6 @@ class JobStore:
         if answer[0] != "ok":
             raise FenceLost(f"{claim.job_id} has passed to another holder: {answer[-1]}.")
 
-    def _require(self, job_id: str) -> None:
-        if not is_id(job_id, "job") or not self._client.exists(keys.job(job_id)):
-            raise _no_such_job()
-
     def _readable(self, job_ids: list[str]) -> list[Job]:
         return readable(self._fetch(job_ids), lambda found: _read(*found))
 
@@ -675,12 +617,19 @@ def _read_wish(value: object) -> Wish | None:
     return "cancel" if value in (b"cancel", "cancel") else "pause" if value in (b"pause", "pause") else None
 
 
-def _no_such_job() -> NotFound:
+def require_job(client: Client, job_id: str) -> None:
+    """Raises NotFound unless there is such a job."""
+    if not is_id(job_id, "job") or not client.exists(keys.job(job_id)):
+        raise no_such_job()
+
+
+def no_such_job() -> NotFound:
+    """The error for an id of no job."""
     return NotFound("There is no such job.", code="job_not_found")
 
 
 @contextmanager
-def _damage(message: str) -> Iterator[None]:
+def damage(message: str) -> Iterator[None]:
     """Whatever fails inside, fails because what is stored is not what was written."""
     try:
         yield
@@ -689,7 +638,7 @@ def _damage(message: str) -> Iterator[None]:
 
 
 def _read(fields: object, rank: object) -> Job:
-    with _damage("The record of a job is damaged."):
+    with damage("The record of a job is damaged."):
         assert isinstance(fields, dict)
         known = {text(name): text(value) for name, value in fields.items()}
         optional = {
@@ -711,19 +660,3 @@ def _read(fields: object, rank: object) -> Job:
                 **{name: json.loads(known[name]) for name in ("progress", "metrics", "error") if known.get(name)},
             }
         )
-
-
-def _place(event_id: str) -> tuple[int, ...]:
-    """An event's place among others."""
-    return tuple(map(int, event_id.split("-")))
-
-
-def _read_event(event_id: object, fields: Mapping[Any, Any]) -> JobEvent:
-    return JobEvent.model_validate(
-        {
-            "id": text(event_id),
-            "kind": text(fields[b"kind"]),
-            "at": text(fields[b"at"]),
-            "data": json.loads(fields[b"data"]),
-        }
-    )

@@ -11,6 +11,7 @@ from common.store.checkpoints import CheckpointStore
 from common.store.client import Client
 from common.store.datasets import DatasetStore
 from common.store.files import DataFolder
+from common.store.history import HistoryStore
 from common.store.jobs import JobStore
 from common.store.models import ModelStore
 from common.store.supervisors import SupervisorStore
@@ -28,6 +29,7 @@ class Stores:
     client: Client
     datasets: DatasetStore
     jobs: JobStore
+    history: HistoryStore
     checkpoints: CheckpointStore
     models: ModelStore
     access: AccessStore
@@ -41,6 +43,7 @@ def open_stores(client: Client, files: DataFolder, now: Callable[[], datetime] =
         client=client,
         datasets=DatasetStore(client),
         jobs=JobStore(client, now),
+        history=HistoryStore(client),
         checkpoints=CheckpointStore(client, files, now),
         models=ModelStore(client),
         access=AccessStore(client),

@@ -237,7 +237,7 @@ async def events(
     that was cut off goes on with `Last-Event-ID`, and misses none.
     """
     after = read_event_id(last_event_id)
-    found = await run_in_threadpool(behind.stores.jobs.events, job_id, after)
+    found = await run_in_threadpool(behind.stores.history.events, job_id, after)
     if "text/event-stream" not in accept.lower():
         return Events(data=found)
     if not found and after != BEGINNING:
@@ -245,7 +245,7 @@ async def events(
         if job.state in TERMINAL:
             return Response(status_code=204)  # which tells browsers not to come back
     return EventSourceResponse(
-        stream(behind.stores.jobs, behind.changes, job_id, after), headers={"Cache-Control": "no-store"}
+        stream(behind.stores.history, behind.changes, job_id, after), headers={"Cache-Control": "no-store"}
     )
 
 
@@ -259,7 +259,7 @@ def checkpoints(job_id: str, behind: Behind) -> Checkpoints:
 @router.get("/{job_id}/metrics", responses=errors(404))
 def metrics(job_id: str, behind: Behind) -> History:
     """Losses and metrics of every epoch of the current attempt."""
-    return History(data=behind.stores.jobs.metrics(job_id))
+    return History(data=behind.stores.history.metrics(job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=errors(404, 409))

@@ -48,7 +48,7 @@ def test_a_checkpoint_comes_back_as_it_was_written_to_the_bit(stores: Stores) ->
         np.testing.assert_array_equal(loaded.arrays[name], array)
     np.testing.assert_array_equal(loaded.best, np.concatenate([arrays["shard.0.best"], arrays["shard.1.best"]]))
     assert [*loaded.states("worker", 2)[1]] == ["empty", "optimizer.scale"]
-    event = stores.jobs.events(claim.job_id)[-1]
+    event = stores.history.events(claim.job_id)[-1]
     assert (event.kind, event.data["number"], event.data["bytes"]) == ("checkpoint", 1, checkpoint.bytes)
 
 

@@ -30,24 +30,24 @@ def ended(stores: Stores) -> str:
 
 def test_an_ended_job_is_compressed_and_reads_as_before(stores: Stores) -> None:
     job_id = ended(stores)
-    before = stores.jobs.get(job_id), stores.jobs.events(job_id), stores.jobs.metrics(job_id)
+    before = stores.jobs.get(job_id), stores.history.events(job_id), stores.history.metrics(job_id)
     assert len(before[1]) == 104
     housekeeping(stores).tidy()
-    assert (stores.jobs.get(job_id), stores.jobs.events(job_id), stores.jobs.metrics(job_id)) == before
+    assert (stores.jobs.get(job_id), stores.history.events(job_id), stores.history.metrics(job_id)) == before
     assert not stores.client.exists(keys.job_events(job_id), keys.job_metrics(job_id))
-    assert stores.jobs.events(job_id, before[1][99].id) == before[1][100:]
+    assert stores.history.events(job_id, before[1][99].id) == before[1][100:]
     assert sum(stores.client.memory_usage(key) or 0 for key in stores.client.keys(f"*{job_id}*")) < 20_000
     housekeeping(stores).tidy()
-    assert stores.jobs.events(job_id) == before[1]
+    assert stores.history.events(job_id) == before[1]
 
 
 def test_jobs_that_have_not_ended_are_left_alone(stores: Stores) -> None:
     waiting, claim = submit(stores), running(stores)
     save_checkpoint(stores, claim)
-    before = stores.jobs.events(claim.job_id)
+    before = stores.history.events(claim.job_id)
     housekeeping(stores, datetime.now(UTC) + timedelta(days=1000), keep_jobs=1, keep_jobs_days=1.0).tidy()
     assert stores.jobs.get(waiting).state == "queued"
-    assert stores.jobs.events(claim.job_id) == before
+    assert stores.history.events(claim.job_id) == before
     assert stores.files.jobs_with_checkpoints() == [claim.job_id]
 
 
@@ -58,7 +58,7 @@ def test_the_newest_ended_jobs_are_kept_and_no_model_is_lost(stores: Stores) -> 
     assert [job.id for job in stores.jobs.page(10).data] == ids[:2:-1]
     for job_id in ids[:3]:
         with pytest.raises(NotFound):
-            stores.jobs.events(job_id)
+            stores.history.events(job_id)
     assert stores.models.get(model.id) == model
     assert not [key for key in stores.client.keys("*") if ids[0].encode() in key]
 

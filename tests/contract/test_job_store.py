@@ -93,17 +93,17 @@ def job_in(stores: Stores, state: State) -> str:
 @pytest.mark.parametrize("state", STATES)
 def test_a_legal_move_is_made_and_an_illegal_one_changes_nothing(stores: Stores, state: State, target: State) -> None:
     job_id = job_in(stores, state)
-    before, events = stores.jobs.get(job_id), stores.jobs.events(job_id)
+    before, events = stores.jobs.get(job_id), stores.history.events(job_id)
     answer = stores.jobs._apply(job_id, target)
     if state in sources(target):
         assert answer[0] == "ok"
         assert stores.jobs.get(job_id).state == target
         assert stores.jobs.get(job_id).revision == before.revision + 1
-        assert [event.data["state"] for event in stores.jobs.events(job_id)][-1] == target
+        assert [event.data["state"] for event in stores.history.events(job_id)][-1] == target
         assert stores.jobs.counts() == {other: int(other == target) for other in STATES}
     else:
         assert answer == ["state", state]
-        assert (stores.jobs.get(job_id), stores.jobs.events(job_id)) == (before, events)
+        assert (stores.jobs.get(job_id), stores.history.events(job_id)) == (before, events)
         assert stores.jobs.counts() == {other: int(other == state) for other in STATES}
 
 
@@ -314,15 +314,15 @@ class JobMachine(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def archive(self, job_id: str) -> None:
         job = self.expected.get(job_id)
-        assert (job_id in self.store.to_archive(1000)) == (
+        assert (job_id in self.stores.history.to_archive(1000)) == (
             job is not None and job.state in TERMINAL and not job.archived
         )
         if job is not None and job.state in TERMINAL and not job.archived:
-            before = self.store.events(job_id)
-            self.store.archive(job_id)
+            before = self.stores.history.events(job_id)
+            self.stores.history.archive(job_id)
             job.archived = True
-            assert self.store.events(job_id) == before
-            assert self.store.events(job_id, before[0].id) == before[1:]
+            assert self.stores.history.events(job_id) == before
+            assert self.stores.history.events(job_id, before[0].id) == before[1:]
             assert not self.stores.client.exists(keys.job_events(job_id), keys.job_metrics(job_id))
 
     @rule(job_id=jobs)
@@ -351,7 +351,7 @@ class JobMachine(RuleBasedStateMachine):
             assert (found.attempt, found.revision) == (job.attempt, job.revision)
             assert found.queue_position == (queue.index(job_id) if job.state == "queued" else None)
             assert (found.progress and found.progress.epoch) == job.progress
-            assert [row.epoch for row in self.store.metrics(job_id)] == job.epochs
+            assert [row.epoch for row in self.stores.history.metrics(job_id)] == job.epochs
             assert self.store.losses(Claim(job_id, 0)) == job.losses
             numbers = [checkpoint.number for checkpoint in self.stores.checkpoints.of_job(job_id)]
             assert numbers == [*range(job.checkpoints, 0, -1)][:KEPT]
@@ -504,19 +504,19 @@ def test_a_lost_job_keeps_what_it_had_learned_until_it_begins_again(stores: Stor
     assert stores.jobs.requeue(claim, "lost")
     job = stores.jobs.get(claim.job_id)
     assert (job.state, job.progress, job.metrics, job.attempt) == ("queued", a_progress(2), {"accuracy": 0.5}, 1)
-    assert [row.epoch for row in stores.jobs.metrics(claim.job_id)] == [1, 2]
+    assert [row.epoch for row in stores.history.metrics(claim.job_id)] == [1, 2]
 
     resumed = claimed(stores, claim.job_id)
     stores.jobs.begin(resumed, a_progress(1), {"accuracy": 0.25}, checkpoint=7)
     job = stores.jobs.get(claim.job_id)
     assert (job.progress, job.metrics, job.attempt) == (a_progress(1), {"accuracy": 0.25}, 2)
-    assert stores.jobs.metrics(claim.job_id) == [an_epoch(1)]
-    assert stores.jobs.events(claim.job_id)[-1].data == {"state": "running", "checkpoint": 7}
+    assert stores.history.metrics(claim.job_id) == [an_epoch(1)]
+    assert stores.history.events(claim.job_id)[-1].data == {"state": "running", "checkpoint": 7}
 
     assert stores.jobs.requeue(resumed, "lost")
     stores.jobs.begin(claimed(stores, claim.job_id))
     job = stores.jobs.get(claim.job_id)
-    assert (job.progress, job.metrics, stores.jobs.metrics(claim.job_id)) == (None, None, [])
+    assert (job.progress, job.metrics, stores.history.metrics(claim.job_id)) == (None, None, [])
 
 
 def test_losses_are_counted_from_checkpoint_to_checkpoint(stores: Stores) -> None:
@@ -655,7 +655,7 @@ def test_a_cancel_that_races_start_and_success_leaves_one_end(stores: Stores) ->
             partial(stores.jobs.cancel, job_id), partial(hold, stores, claim or job_id, steps < 2, model)
         )[0]
         job = stores.jobs.get(job_id)
-        ends = [event.data["state"] for event in stores.jobs.events(job_id) if event.data["state"] in TERMINAL]
+        ends = [event.data["state"] for event in stores.history.events(job_id) if event.data["state"] in TERMINAL]
         assert ends == [job.state]
         assert isinstance(answer, Conflict) == (job.state == "succeeded")
         assert (job.model_id == model.record.id) == (job.state == "succeeded")
@@ -740,7 +740,7 @@ def test_a_write_whose_answer_was_lost_is_applied_once(
         stores.jobs.begin(claim)
     model = a_model(job_id)
     stores.models.save(model)
-    before, events = stores.jobs.get(job_id), stores.jobs.events(job_id)
+    before, events = stores.jobs.get(job_id), stores.history.events(job_id)
     shaky, proxy = forgetful
     shaky.client.ping()
     proxy.drop = True
@@ -748,7 +748,7 @@ def test_a_write_whose_answer_was_lost_is_applied_once(
     assert proxy.dropped == 1
     after = stores.jobs.get(job_id)
     assert after.revision == before.revision + 1
-    assert len(stores.jobs.events(job_id)) - len(events) == (name != "cancel of a running job")
+    assert len(stores.history.events(job_id)) - len(events) == (name != "cancel of a running job")
     if name == "claim":
         assert (answer, after.attempt) == (Claim(job_id, 1), 1)
     if name in ("succeed", "end_cancelled"):
@@ -765,7 +765,7 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(
     job_id = submit(shaky, dataset_id)
     assert proxy.dropped == 1
     assert [job.id for job in stores.jobs.page(10).data] == [job_id]
-    assert len(stores.jobs.events(job_id)) == 1
+    assert len(stores.history.events(job_id)) == 1
 
 
 # Idempotency keys
@@ -869,7 +869,7 @@ def test_events_are_told_oldest_first(stores: Stores) -> None:
     stores.jobs.record(claim, kind="worker", event={"rank": 1})
     stores.jobs.record(claim, kind="progress", event={"epoch": 1})
     stores.jobs.fail(claim, LOST)
-    events = stores.jobs.events(claim.job_id)
+    events = stores.history.events(claim.job_id)
     assert [(event.kind, event.data) for event in events] == [
         ("state", {"state": "queued"}),
         ("state", {"state": "starting"}),
@@ -886,7 +886,7 @@ def test_metrics_come_by_epoch_whatever_the_order_of_writing(stores: Stores) -> 
     claim = running(stores)
     for epoch in (10, 2, 1):
         stores.jobs.record(claim, epoch=an_epoch(epoch))
-    assert [row.epoch for row in stores.jobs.metrics(claim.job_id)] == [1, 2, 10]
+    assert [row.epoch for row in stores.history.metrics(claim.job_id)] == [1, 2, 10]
 
 
 def test_no_order_and_no_decision_rests_on_the_wall_clock(stores: Stores) -> None:
@@ -912,7 +912,7 @@ def test_the_time_is_kept_to_the_millisecond_with_its_zone(stores: Stores) -> No
 @pytest.mark.parametrize("job_id", ["job_0000000000000000000000000", "job_x", "", "*", "../job", "job_\x00"])
 def test_no_job_is_found_by_an_id_that_is_none(stores: Stores, call: str, job_id: str) -> None:
     with pytest.raises(NotFound) as caught:
-        getattr(stores.jobs, call)(job_id)
+        getattr(stores.history if call in ("events", "metrics") else stores.jobs, call)(job_id)
     assert caught.value.stable_code == "job_not_found"
 
 
@@ -1022,12 +1022,12 @@ def test_damaged_events_and_metrics_are_told_of(stores: Stores) -> None:
     claim = running(stores)
     stores.client.xadd(keys.job_events(claim.job_id), {"kind": "state"})
     stores.client.hset(keys.job_metrics(claim.job_id), "one", "{}")
-    for read in (stores.jobs.events, stores.jobs.metrics):
+    for read in (stores.history.events, stores.history.metrics):
         with pytest.raises(CorruptRecord):
             read(claim.job_id)
     for key in (keys.job_events(claim.job_id), keys.job_metrics(claim.job_id)):
         SPOILT["another type"](stores.client, key)
-    for read in (stores.jobs.events, stores.jobs.metrics):
+    for read in (stores.history.events, stores.history.metrics):
         with pytest.raises(CorruptRecord):
             read(claim.job_id)
     assert stores.jobs.get(claim.job_id).state == "running"
@@ -1056,7 +1056,7 @@ def test_why_a_job_waits_is_told_once_for_each_reason_and_forgotten_when_it_star
         stores.jobs.explain_wait(job_id, reason)
     job = stores.jobs.get(job_id)
     assert (job.waiting_for, job.revision) == ("needs 2 CPUs", revision + 2)
-    told = [event.data["message"] for event in stores.jobs.events(job_id) if event.kind == "warning"]
+    told = [event.data["message"] for event in stores.history.events(job_id) if event.kind == "warning"]
     assert told == ["needs 4 CPUs", "needs 2 CPUs"]
     claimed(stores, job_id)
     assert stores.jobs.get(job_id).waiting_for is None

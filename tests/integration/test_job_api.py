@@ -122,7 +122,7 @@ def test_a_client_that_has_seen_the_end_is_told_not_to_come_back(api: TestClient
     headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
     for archived in (False, True):
         if archived:
-            stores.jobs.archive(claim.job_id)
+            stores.history.archive(claim.job_id)
         answer = api.get(f"/v1/jobs/{claim.job_id}/events", headers=headers)
         assert (answer.status_code, answer.content) == (204, b"")
 

@@ -105,6 +105,8 @@ def test_a_pointer_before_its_bytes_is_found(monkeypatch: pytest.MonkeyPatch) ->
     def often_too_late(path: Path, content: bytes) -> None:
         if next(dice) % 5:
             write(path, content)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(checkpoints, "_write", often_too_late)
     assert explore(range(_MOST_UNTIL_FOUND)) is not None

@@ -424,7 +424,7 @@ class World:
                 raise Broken(f"{job.state} in the end")
             if job.id in self._cancelled and job.state == "succeeded":
                 raise Broken("succeeded after a cancel was acknowledged")
-            events = self._user.jobs.events(job.id)
+            events = self._user.history.events(job.id)
             self._check_moves([str(event.data["state"]) for event in events if event.kind == "state"])
             fences = [int(str(event.data["fence"])) for event in events if event.kind == "progress"]
             if fences != sorted(fences):
@@ -446,7 +446,7 @@ class World:
         model = self._user.models.get(job.model_id)
         if model.name != f"m{chain(EPOCHS)[:20]}":
             raise Broken("the model is not what an undisturbed run learns")
-        if [row.epoch for row in self._user.jobs.metrics(job.id)] != list(range(1, EPOCHS + 1)):
+        if [row.epoch for row in self._user.history.metrics(job.id)] != list(range(1, EPOCHS + 1)):
             raise Broken("the history is not that of every epoch once")
 
 
