@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from common.errors import (
@@ -60,6 +62,7 @@ class TrainingRun:
         claim: the job and the fence it is held with.
         pool: where its servers and workers come from.
         settings: the memory that data may take.
+        abandon: ends this process; called from another thread when the job was taken from it while it was busy.
         clock: monotonic seconds.
 
     """
@@ -70,12 +73,14 @@ class TrainingRun:
         claim: Claim,
         pool: ActorPool,
         settings: Settings,
+        abandon: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
         self._claim = claim
         self._pool = pool
         self._settings = settings
+        self._abandon = abandon
         self._clock = clock
 
     def run(self) -> None:
@@ -115,10 +120,35 @@ class TrainingRun:
             return False
         return self._stores.jobs.requeue(self._claim, "It was asked for.", lost=False)
 
+    @contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """Lets go of the job when that is asked for inside, where the run is busy for long and cannot look itself."""
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(_LOOK_SECONDS):
+                try:
+                    is_gone = self._is_wanted_elsewhere()
+                except StoreUnavailable:
+                    continue
+                except FenceLost:
+                    is_gone = True
+                if is_gone:
+                    self._abandon()
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            looking.join()
+
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
         preparation = Preparation(job.request, job.task, dataset, self._settings)
-        prepared = preparation.prepare()
+        with self._letting_go():
+            prepared = preparation.prepare()
         try:
             reservation = Reservation(job.request.cluster.workers)
             try:
@@ -151,7 +181,8 @@ class TrainingRun:
         elif job.request.base_model_id is not None:
             base = self._stores.models.load(job.request.base_model_id)
             start = warm_start(base, task, prepared.encoder, prepared.target)
-        group = self._pool.group(task, prepared.data, preparation, reservation, start)
+        with self._letting_go():
+            group = self._pool.group(task, prepared.data, preparation, reservation, start)
         try:
             for process in group.processes():
                 self._stores.jobs.record(self._claim, kind="worker", event={"phase": "started", **process})

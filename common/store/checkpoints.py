@@ -7,7 +7,6 @@ a later holder.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -35,7 +34,6 @@ from common.store.jobs import Claim
 
 KEPT = 3
 """The newest of each job: should one turn out damaged, the one before it serves."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class CheckpointStore:
 
         Raises:
             FenceLost: the job is no longer the caller's.
-            StorageFull: the disk, or Redis, has no room.
+            StorageFull: the disk does not take it, or Redis has no room.
 
         """
         pointers = self._pointers(claim.job_id)
@@ -115,10 +113,8 @@ class CheckpointStore:
         except OSError as error:
             with suppress(OSError):
                 _part(folder / file).unlink(missing_ok=True)
-            if error.errno not in _NO_ROOM:
-                raise
             raise StorageFull(
-                "There is no room for a checkpoint.", hint="Make room where CHAINRULE_DATA_URL is."
+                f"A checkpoint could not be written: {error.strerror}.", hint="Look at the disk of CHAINRULE_DATA_URL."
             ) from error
         now = self._now()
         checkpoint = Checkpoint(

@@ -6,27 +6,50 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from common.settings import Settings
-from common.store.stores import Stores
+from common.store.client import connect
+from common.store.files import DataFolder
+from common.store.stores import Stores, open_stores
 from service.app import create_app
+from service.changes import Changes
+from service.routes.shared import Services
 from tests.contract import a_progress, create, running, save_checkpoint, submit
 from tests.integration.test_api import UNKNOWN, app_of, refused
 
 
+@pytest.fixture(scope="module")
+def changes(redis_url: str) -> Iterator[Changes]:
+    """Who hears of changes."""
+    with closing(connect(redis_url, retries=1)) as client:
+        listening = Changes(client)
+        listening.start()
+        yield listening
+        listening.stop()
+        listening.join()
+
+
+@pytest.fixture(scope="module")
+def one_app(redis_url: str) -> Iterator[TestClient]:
+    """An API that the tests share."""
+    with closing(connect(redis_url, retries=1)) as client:
+        app = create_app(Settings(redis_url=redis_url), open_stores(client, DataFolder(Path("unused"))))
+        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
+            yield api
+
+
 @pytest.fixture
-def api(settings: Settings, stores: Stores) -> Iterator[TestClient]:
-    """The API, which hears of changes."""
-    app = create_app(settings, stores)
-    app.state.services.changes.start()
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
-        yield client
-    app.state.services.changes.stop()
-    app.state.services.changes.join()
+def api(one_app: TestClient, changes: Changes, settings: Settings, stores: Stores) -> TestClient:
+    """The shared API, over stores of this test's own."""
+    app_of(one_app).state.services = replace(Services.over(settings, stores), changes=changes)
+    return one_app
 
 
 @pytest.mark.parametrize(

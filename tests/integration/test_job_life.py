@@ -317,3 +317,17 @@ def test_an_operator_s_limit_on_time_fails_a_job_and_says_so(tmp_path_factory: p
             limited.client.submit(endless(upload_noise(limited.client, rows=5001)))
     finally:
         assert limited.stop() == 0
+
+
+def test_a_job_whose_rows_take_long_to_make_is_cancelled_at_once(stack: RunningStack) -> None:
+    random = np.random.default_rng(0)
+    columns = np.array([[f"{value:x}" for value in row] for row in random.integers(0, 900, (6000, 30))])
+    wide = upload(stack.client, "wide", columns, random.integers(0, 3, 6000).tolist())  # becomes 27,000 columns
+    job_id = stack.client.submit(
+        {"dataset_id": wide, "target": "target", "network": {"layers": [{"kind": "dense", "units": 4}]}}
+    )["id"]
+    await_job(stack.client, job_id, lambda job: job["state"] == "starting")
+    stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
+    job = await_job(stack.client, job_id, lambda _: False)
+    assert (job["state"], job["attempt"], job["progress"]) == ("cancelled", 1, None)
+    assert "running" not in states(stack, job_id)

@@ -16,7 +16,7 @@ import redis
 
 from common.errors import ChainruleError, Conflict, CorruptRecord, FenceLost, StoreUnavailable
 from common.lifecycle import TERMINAL, State, sources
-from common.schemas.cluster import Node
+from common.schemas.cluster import Node, SupervisorReport
 from common.schemas.jobs import Job
 from common.settings import Settings
 from common.store import keys
@@ -25,6 +25,7 @@ from common.store.client import text
 from common.store.files import DataFolder
 from common.store.jobs import Claim, JobStore
 from common.store.stores import Stores, open_stores
+from common.store.supervisors import SupervisorStore
 from tests.contract import a_model, a_progress, an_epoch, create, submit
 from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
 from worker.supervisor import Child, Hear, Supervisor
@@ -276,7 +277,7 @@ class World:
     def run(self) -> None:
         """Trouble, then peace; in the end every promise is checked."""
         self._is_healing = False
-        for _ in range(self.dice.randint(20, 60)):
+        for _ in range(self.dice.randint(20, 50)):
             self._happen()
         self._is_healing = True
         for holder in self._holders:
@@ -476,5 +477,13 @@ class _Noting:
         return self._jobs.requeue(claim, reason, lost=lost)
 
 
+class _NoReports:
+    """Where reports go: no decision rests on one."""
+
+    def report(self, report: SupervisorReport) -> None:
+        del report
+
+
 def _noting(stores: Stores, world: World) -> Stores:
-    return replace(stores, jobs=cast("JobStore", _Noting(stores.jobs, world)))
+    jobs, reports = _Noting(stores.jobs, world), _NoReports()
+    return replace(stores, jobs=cast("JobStore", jobs), supervisors=cast("SupervisorStore", reports))
