@@ -303,6 +303,7 @@ def test_a_long_poll_is_answered_by_a_change_and_not_before(stack: RunningStack,
     assert answers[0]["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_an_operator_s_limit_on_time_fails_a_job_and_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     limits = {"CHAINRULE_MAX_JOB_SECONDS": "1", "CHAINRULE_MAX_WORKERS": "2", "CHAINRULE_MAX_ROWS": "5000"}
     limited = start_stack(tmp_path_factory.mktemp("limited"), **limits)

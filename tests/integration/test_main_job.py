@@ -88,7 +88,9 @@ def test_the_same_request_gives_the_same_bits(stack: RunningStack) -> None:
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("name", ["iris", "breast_cancer", "wine"])
+@pytest.mark.parametrize(
+    "name", ["iris", *(pytest.param(name, marks=pytest.mark.slow) for name in ("breast_cancer", "wine"))]
+)
 def test_the_defaults_learn_small_sets_of_classes(stack: RunningStack, name: str) -> None:
     bunch = getattr(datasets, f"load_{name}")()
     labels = [str(bunch.target_names[i]) for i in bunch.target]

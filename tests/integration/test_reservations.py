@@ -33,6 +33,7 @@ second.release()
 """
 
 
+@pytest.mark.slow
 def test_processors_are_waited_for_without_haste_and_can_be_had_again_after_any_release() -> None:
     environment = {**os.environ, **QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     subprocess.run([sys.executable, "-P", "-c", _SCRIPT], env=environment, check=True, timeout=200)

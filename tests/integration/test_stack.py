@@ -159,7 +159,7 @@ def test_a_job_whose_process_is_killed_is_started_again(stack: RunningStack, rol
     events = stack.client.call("GET", f"/v1/jobs/{job_id}/events")["data"]
     pid = next(e["data"]["pid"] for e in events if e["data"].get("role") == role)
     os.kill(pid, signal.SIGKILL)
-    job = await_job(stack.client, job_id, lambda job: job["attempt"] == 2 and job["progress"])
+    job = await_job(stack.client, job_id, lambda job: job["attempt"] == 2 and job["state"] == "running")
     assert (job["state"], job["attempt"]) == ("running", 2)
     stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
     assert await_job(stack.client, job_id, lambda _: False)["state"] == "cancelled"
@@ -181,7 +181,7 @@ def test_a_job_that_loses_a_process_in_every_attempt_fails(stack: RunningStack) 
     dataset = upload_noise(stack.client)
     job_id = stack.client.submit(endless(dataset))["id"]
     for attempt in (1, 2, 3):
-        job = await_job(stack.client, job_id, lambda job, n=attempt: job["attempt"] == n and job["progress"])
+        job = await_job(stack.client, job_id, lambda job, n=attempt: job["attempt"] == n and job["state"] == "running")
         assert job["state"] == "running"
         events = stack.client.call("GET", f"/v1/jobs/{job_id}/events")["data"]
         os.kill([e["data"]["pid"] for e in events if e["data"].get("role") == "worker"][-1], signal.SIGKILL)

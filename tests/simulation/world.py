@@ -277,7 +277,7 @@ class World:
     def run(self) -> None:
         """Trouble, then peace; in the end every promise is checked."""
         self._is_healing = False
-        for _ in range(self.dice.randint(20, 50)):
+        for _ in range(self.dice.randint(15, 35)):
             self._happen()
         self._is_healing = True
         for holder in self._holders:
