@@ -513,6 +513,7 @@ def insistently(call: Callable[[], Any]) -> Any:
             threading.Event().wait(0.05)
 
 
+@pytest.mark.slow
 def test_of_an_upload_that_dies_with_the_api_nothing_is_seen_and_nothing_is_left(stack: RunningStack) -> None:
     request = noisy_upload(stack, "half")
     with connection(stack) as caller:
@@ -527,6 +528,7 @@ def test_of_an_upload_that_dies_with_the_api_nothing_is_seen_and_nothing_is_left
     assert list((stack.state_dir / "data" / "uploads").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_request_in_work_is_answered_before_the_api_ends_and_the_next_one_goes_on(
     stack: RunningStack, dataset: str
 ) -> None:
@@ -608,6 +610,7 @@ def test_a_cancel_that_was_acknowledged_is_kept_whenever_it_comes(stack: Running
             assert await_right_end(stack, job_id)["state"] == ("cancelled" if is_acknowledged else "succeeded")
 
 
+@pytest.mark.slow
 def test_callers_that_go_away_in_the_middle_of_a_request_disturb_nobody(stack: RunningStack, iris: str) -> None:
     job = train(stack.client, {"dataset_id": iris, "target": "target", "training": {"epochs": 3, "seed": 1}})
     model, rows = job["model_id"], datasets.load_iris(return_X_y=True)[0].tolist()

@@ -145,6 +145,7 @@ def test_a_job_that_loses_a_process_is_resumed_from_its_checkpoint_with_the_same
     assert own_stores.files.jobs_with_checkpoints() == []
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_of_and_the_one_before_it_serves(
     stack: RunningStack, own_stores: Stores, dataset: str, twin: dict[str, Any]
 ) -> None:

@@ -107,6 +107,7 @@ def test_the_defaults_learn_small_sets_of_classes(stack: RunningStack, name: str
     assert statistics.median(accuracies) >= 0.93
 
 
+@pytest.mark.slow
 def test_the_defaults_beat_the_mean_on_a_small_regression(stack: RunningStack) -> None:
     columns, target = datasets.load_diabetes(return_X_y=True)
     gains = []

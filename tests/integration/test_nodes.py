@@ -137,6 +137,7 @@ def await_nodes(stack: RunningStack, count: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_too_large_waits_says_why_and_starts_when_a_machine_joins(tmp_path: Path) -> None:
     with cluster(tmp_path, 2, started=1) as (ray, stack):
         dataset = upload(stack.client, "rows", COLUMNS, LABELS)

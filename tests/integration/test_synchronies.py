@@ -149,7 +149,7 @@ def test_whatever_ends_a_job_nothing_of_it_is_left(stack: RunningStack, victim: 
     elif victim != "nobody":
         os.kill(next(process["pid"] for process in of_job if process["role"] == victim), signal.SIGKILL)
     if victim != "nobody":
-        await_job(stack.client, job_id, lambda job: job["attempt"] == 2 and job["progress"])
+        await_job(stack.client, job_id, lambda job: job["attempt"] == 2 and job["state"] == "running")
         pids |= {process["pid"] for process in started(stack, job_id)}
     stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
     assert await_job(stack.client, job_id, lambda _: False)["state"] == "cancelled"
