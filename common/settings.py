@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     state_dir: Path = Path("~/.chainrule")
     """Where the embedded stack keeps its database, data sets and logs."""
     data_url: str | None = None
-    """The folder of the uploaded data sets, shared by all processes. Unset: `data` below the state directory."""
+    """The folder of the uploaded data sets and of checkpoints, shared by all processes. Unset: `data` below the state directory."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Largest data set that may be uploaded, in bytes."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     """Most parameters of a network."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Most jobs waiting at once."""
-    max_workers: Annotated[int, Field(ge=1)] = 64
-    """Most workers of a job."""
+    max_workers: Annotated[int, Field(ge=1)] | None = None
+    """Most workers of a job. Unset: as many as any request may ask for."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Most rows that a job may learn from. Unset: no limit."""
     max_job_seconds: Annotated[float, Field(gt=0)] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from common.errors import ChainruleError
+from common.lifecycle import HELD
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import DataFolder
@@ -300,37 +301,32 @@ def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tupl
     out.print(table, markup=False)
 
 
-@app.command()
-def cancel(job_id: str, as_json: AsJson = False) -> None:
-    """Cancel a job. One that runs keeps its best weights so far as a model."""
+def _steer(job_id: str, verb: str, meanwhile: Mapping[str, str], *, as_json: bool) -> None:
+    """Asks for something to happen to a job, and tells its state; `meanwhile` has other words for those on the way."""
     with _server() as client:
-        job = client.call("POST", f"/v1/jobs/{job_id}/cancel")
+        job = client.call("POST", f"/v1/jobs/{job_id}/{verb}")
         if as_json:
             out.print_json(data=job)
         else:
-            out.print(job["state"] if job["state"] == "cancelled" else "cancelling", markup=False)
+            out.print(meanwhile.get(job["state"], job["state"]), markup=False)
+
+
+@app.command()
+def cancel(job_id: str, as_json: AsJson = False) -> None:
+    """Cancel a job. One that runs keeps its best weights so far as a model."""
+    _steer(job_id, "cancel", dict.fromkeys(HELD, "cancelling"), as_json=as_json)
 
 
 @app.command()
 def pause(job_id: str, as_json: AsJson = False) -> None:
     """Pause a job: it is written down whole and gives its processors back."""
-    with _server() as client:
-        job = client.call("POST", f"/v1/jobs/{job_id}/pause")
-        if as_json:
-            out.print_json(data=job)
-        else:
-            out.print(job["state"] if job["state"] == "paused" else "pausing", markup=False)
+    _steer(job_id, "pause", dict.fromkeys(HELD, "pausing"), as_json=as_json)
 
 
 @app.command()
 def resume(job_id: str, as_json: AsJson = False) -> None:
     """Let a paused job go on exactly where it stopped."""
-    with _server() as client:
-        job = client.call("POST", f"/v1/jobs/{job_id}/resume")
-        if as_json:
-            out.print_json(data=job)
-        else:
-            out.print(job["state"], markup=False)
+    _steer(job_id, "resume", {}, as_json=as_json)
 
 
 @app.command()

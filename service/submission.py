@@ -292,7 +292,7 @@ def _check_size(
         found.faults.append(
             Fault("/dataset_id", "too_many_rows", f"has {rows} rows with a target; {settings.max_rows} are allowed")
         )
-    if request.cluster.workers > settings.max_workers:
+    if settings.max_workers is not None and request.cluster.workers > settings.max_workers:
         found.faults.append(Fault("/cluster/workers", "out_of_range", f"must be at most {settings.max_workers} here"))
     grains = -(-found.parameters // GRAIN)
     if request.cluster.servers > grains:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def api(settings: Settings, stores: Stores) -> Iterator[TestClient]:
     """The API in this process, over real stores."""
     with TestClient(create_app(settings, stores), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def one_app(redis_url: str) -> Iterator[TestClient]:
+    """An API that the tests of a module share: its first request costs more than most tests."""
+    with closing(connect(redis_url, retries=1)) as client:
+        app = create_app(Settings(redis_url=redis_url), open_stores(client, DataFolder(Path("unused"))))
+        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
+            yield api
 
 
 @dataclass

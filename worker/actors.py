@@ -97,15 +97,18 @@ class ServerProcess(_Process):
         else drawn from the task's seed.
         """
         task = self._task
-        if initial is None:
-            initial = initial_parameters(task)
+        if states is not None:
+            starts = [state["parameters"] for state in states]
+        else:
+            whole = initial_parameters(task) if initial is None else initial
+            starts = [whole[task.shards[shard]] for shard in self._shards]
         self._servers = []
-        for place, (shard, end, norm) in enumerate(zip(self._shards, self._ends, self._norms, strict=True)):
+        for place, (start, end, norm) in enumerate(zip(starts, self._ends, self._norms, strict=True)):
             end.attach(workers)
             if norm is not None:
                 norm.attach(norms)
             state = None if states is None else states[place]
-            self._servers.append(make_server(task, end, initial[task.shards[shard]], norm, state))
+            self._servers.append(make_server(task, end, start, norm, state))
         self._threads = ThreadPoolExecutor(max(1, len(self._servers) - 1))
 
     def states(self) -> list[State]:

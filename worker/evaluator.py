@@ -30,11 +30,6 @@ class Evaluator:
         rows = min(_ROWS, len(data.validation_x))
         self._network = Network(task.shape, task.inputs, task.outputs, task.loss, max_rows=rows, parameters=parameters)
 
-    @property
-    def pieces(self) -> range:
-        """All of them."""
-        return pieces(self._data)
-
     def evaluate(self, piece: int) -> MetricSums:
         """The metrics' sums over a piece."""
         rows = slice(piece * _ROWS, (piece + 1) * _ROWS)

@@ -11,9 +11,9 @@ import logging
 import os
 import select
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import TextIO
 
 from common.errors import ChainruleError, FenceLost
@@ -23,6 +23,7 @@ from common.store.files import DataFolder
 from common.store.jobs import Claim
 from common.store.stores import Stores, open_stores
 from worker.actors import ActorPool, ClusterConnection, ProcessLost, nodes
+from worker.beside import beside
 from worker.training_run import TrainingRun
 
 log = logging.getLogger("chainrule.run")
@@ -49,55 +50,52 @@ def main() -> None:
         while True:
             pool.fill(_WORKERS_IN_RESERVE)
             _tell_nodes(say)
-            print(json.dumps({"ready": True}), file=say)
+            _say(say, {"ready": True})
             while not select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
                 _tell_nodes(say)
             line = sys.stdin.readline()
             if not line:
                 return
-            with _reporting(say):
-                outcome = _run(stores, pool, Claim(**json.loads(line)), settings)
-            print(json.dumps(outcome), file=say)
+            with beside(_REPORT_SECONDS, partial(_tell_nodes_if_there, say), patience=_REPORT_SECONDS):
+                outcome = _run(stores, pool, Claim(**json.loads(line)), settings, say)
+            _say(say, outcome)
             if "lost" in outcome:  # with its driver, Ray ends what may still be left of the run
                 return
     except ProcessLost as error:
         sys.exit(error.message)
 
 
+def _say(say: TextIO, message: Mapping[str, object]) -> None:
+    print(json.dumps(message), file=say)
+
+
 def _tell_nodes(say: TextIO) -> None:
-    print(json.dumps({"nodes": [node.model_dump(mode="json") for node in nodes()]}), file=say)
+    _say(say, {"nodes": [node.model_dump(mode="json") for node in nodes()]})
 
 
-@contextmanager
-def _reporting(say: TextIO) -> Iterator[None]:
-    """Reports on the cluster while a job is at work, for those that wait may fit when machines join."""
-    done = threading.Event()
-
-    def report() -> None:
-        with suppress(ProcessLost):  # the job finds out itself
-            while not done.wait(_REPORT_SECONDS):
-                _tell_nodes(say)
-
-    reporter = threading.Thread(target=report, daemon=True)
-    reporter.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reporter.join(_REPORT_SECONDS)
+def _tell_nodes_if_there(say: TextIO) -> None:
+    """While a job is at work, for those that wait may fit when machines join; a job finds out itself that Ray is gone."""
+    with suppress(ProcessLost):
+        _tell_nodes(say)
 
 
-def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings) -> dict[str, str]:
+def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings, say: TextIO) -> dict[str, str]:
+    done = {"done": claim.job_id}
+
+    def abandon() -> None:
+        _say(say, done)
+        os._exit(0)
+
     log.info("%s begins", claim.job_id)
     try:
-        TrainingRun(stores, claim, pool, settings, lambda: os._exit(0)).run()
+        TrainingRun(stores, claim, pool, settings, abandon).run()
     except FenceLost:
         log.warning("%s has passed to another holder", claim.job_id)
     except ChainruleError as error:
         return {"lost": claim.job_id, "reason": error.message}
     log.info("%s is done", claim.job_id)
     gc.collect()  # an error of the job may hold on to its rows
-    return {"done": claim.job_id}
+    return done
 
 
 if __name__ == "__main__":

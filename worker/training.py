@@ -199,7 +199,7 @@ class Training:
         if self._standing.best_metrics is None:
             self._group.remember_best()
             evaluator = Evaluator(self._task, self._data, self._group.best())
-            evaluation = MetricSums.total(map(evaluator.evaluate, evaluator.pieces))
+            evaluation = MetricSums.total(map(evaluator.evaluate, self._pieces))
             if np.isfinite(evaluation.loss):
                 self._standing.best_metrics = self._metrics(evaluation)
             elif reason != "cancelled":

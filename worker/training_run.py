@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 
 from common.errors import (
@@ -33,6 +31,7 @@ from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
 from worker.actors import ActorPool, ProcessLost, Reservation, States
+from worker.beside import beside
 from worker.channel import FENCE_BYTES, Vector
 from worker.standing import Standing
 from worker.stopping import StoppingRule
@@ -120,34 +119,21 @@ class TrainingRun:
             return False
         return self._stores.jobs.requeue(self._claim, "It was asked for.", lost=False)
 
-    @contextmanager
-    def _letting_go(self) -> Iterator[None]:
-        """Lets go of the job when that is asked for inside, where the run is busy for long and cannot look itself."""
-        done = threading.Event()
-
-        def look() -> None:
-            while not done.wait(_LOOK_SECONDS):
-                try:
-                    is_gone = self._is_wanted_elsewhere()
-                except StoreUnavailable:
-                    continue
-                except FenceLost:
-                    is_gone = True
-                if is_gone:
-                    self._abandon()
-
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
+    def _look(self) -> None:
+        """Ends the process once the job is not its own any more: where it is busy for long, and cannot look itself."""
         try:
-            yield
-        finally:
-            done.set()
-            looking.join()
+            is_gone = self._is_wanted_elsewhere()
+        except StoreUnavailable:
+            return
+        except FenceLost:
+            is_gone = True
+        if is_gone:
+            self._abandon()
 
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
         preparation = Preparation(job.request, job.task, dataset, self._settings)
-        with self._letting_go():
+        with beside(_LOOK_SECONDS, self._look):
             prepared = preparation.prepare()
         try:
             reservation = Reservation(job.request.cluster.workers)
@@ -181,7 +167,7 @@ class TrainingRun:
         elif job.request.base_model_id is not None:
             base = self._stores.models.load(job.request.base_model_id)
             start = warm_start(base, task, prepared.encoder, prepared.target)
-        with self._letting_go():
+        with beside(_LOOK_SECONDS, self._look):
             group = self._pool.group(task, prepared.data, preparation, reservation, start)
         try:
             for process in group.processes():

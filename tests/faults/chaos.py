@@ -33,7 +33,7 @@ from common.store.stores import open_stores
 from service.client import ApiError
 from service.stack import running_redis_url
 from tests.conftest import RunningStack, start_stack
-from tests.integration.data import endless, upload_noise
+from tests.integration.data import endless, insistently, upload_noise
 
 TWINS = 5
 _EPOCHS = 400
@@ -64,7 +64,7 @@ class Chaos:
         self._dice = random.Random(self.seed)
         say(f"seed {self.seed}: {self.jobs} jobs in {self.minutes:g} minutes")
         self._start()
-        self._dataset = self._patiently(lambda: upload_noise(self._stack.client))
+        self._dataset = insistently(lambda: upload_noise(self._stack.client))
         say("the twins are trained, undisturbed …")
         twins = [self._weights(self._finish(self._submit(f"twin-{n}", n))["model_id"]) for n in range(TWINS)]
         end, submitted = time.monotonic() + 60 * self.minutes, list[tuple[str, int]]()
@@ -180,7 +180,7 @@ class Chaos:
                 job_id = self._dice.choice(running)["id"]
                 self._stack.client.call("POST", f"/v1/jobs/{job_id}/pause")
                 threading.Event().wait(self._dice.uniform(0.1, 2.0))
-                self._patiently(lambda: self._resume(job_id))
+                insistently(lambda: self._resume(job_id))
 
     def _resume(self, job_id: str) -> None:
         if self._stack.client.job(job_id)["state"] not in TERMINAL:
@@ -202,14 +202,14 @@ class Chaos:
         request = endless(self._dataset, name=name)
         request["training"] = {"epochs": _EPOCHS, "batch_size": 64, "seed": twin}
         headers = {"Idempotency-Key": f"{self.seed}-{name}"}
-        job = self._patiently(lambda: self._stack.client.call("POST", "/v1/jobs", json=request, headers=headers))
+        job = insistently(lambda: self._stack.client.call("POST", "/v1/jobs", json=request, headers=headers))
         return str(job["id"])
 
     def _finish(self, job_id: str) -> dict[str, Any]:
         end = time.monotonic() + _SETTLE_SECONDS
-        while (job := self._patiently(lambda: self._wait(job_id)))["state"] not in TERMINAL:
+        while (job := insistently(lambda: self._wait(job_id)))["state"] not in TERMINAL:
             if job["state"] == "paused":
-                self._patiently(lambda: self._resume(job_id))
+                insistently(lambda: self._resume(job_id))
             if time.monotonic() > end:
                 break
         return dict(job)
@@ -220,16 +220,6 @@ class Chaos:
             return job
         parameters = {"wait": 5, "revision": job["revision"]}
         return dict(self._stack.client.call("GET", f"/v1/jobs/{job_id}", params=parameters))
-
-    def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Repeats a call while the API or its store is away: as a caller would, who has a key for what it creates."""
-        while True:
-            try:
-                return call()
-            except ApiError as error:
-                if not any(sign in str(error) for sign in ("does not answer", "store_unavailable")):
-                    raise
-                threading.Event().wait(0.2)
 
     # Promises
 

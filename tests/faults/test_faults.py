@@ -34,7 +34,7 @@ from common.store.stores import Stores, open_stores
 from service.client import ApiError
 from service.stack import running_redis_url
 from tests.conftest import RunningStack, start_stack
-from tests.integration.data import as_csv, await_epochs, await_job, endless, train, upload, upload_noise
+from tests.integration.data import as_csv, await_epochs, await_job, endless, insistently, train, upload, upload_noise
 
 pytestmark = pytest.mark.integration
 
@@ -500,17 +500,6 @@ def uploads(stack: RunningStack) -> list[Path]:
 
 def datasets_named(stack: RunningStack, name: str) -> list[dict[str, Any]]:
     return [each for each in stack.client.pages("/v1/datasets", 1000) if each["name"] == name]
-
-
-def insistently(call: Callable[[], Any]) -> Any:
-    """Repeats a call whose answer is lost with the API, as a caller would who has a key for what it creates."""
-    while True:
-        try:
-            return call()
-        except ApiError as error:
-            if not any(sign in str(error) for sign in ("does not answer", "store_unavailable")):
-                raise
-            threading.Event().wait(0.05)
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import ApiClient
+from service.client import ApiClient, ApiError
 
 
 def as_csv(columns: NDArray[Any], target: list[Any]) -> bytes:
@@ -57,6 +59,17 @@ def await_job(client: ApiClient, job_id: str, happened: Any) -> dict[str, Any]:
         if happened(job):
             return dict(job)
     return client.job(job_id)
+
+
+def insistently(call: Callable[[], Any]) -> Any:
+    """Repeats a call whose answer is lost with the API, as a caller would who has a key for what it creates."""
+    while True:
+        try:
+            return call()
+        except ApiError as error:
+            if not any(sign in str(error) for sign in ("does not answer", "store_unavailable")):
+                raise
+            threading.Event().wait(0.05)
 
 
 def await_epochs(client: ApiClient, job_id: str, epochs: int) -> dict[str, Any]:

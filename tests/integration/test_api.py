@@ -8,7 +8,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,10 +25,8 @@ from common.schemas.datasets import Dataset
 from common.schemas.jobs import JobError
 from common.settings import Settings
 from common.store import keys
-from common.store.client import connect
-from common.store.files import DataFolder
 from common.store.jobs import JobStore
-from common.store.stores import Stores, open_stores
+from common.store.stores import Stores
 from service import parser, uploads
 from service.app import create_app
 from service.ingest import Parsed, ParseLimits, ParseOptions
@@ -81,15 +78,6 @@ def quick_parser(monkeypatch: pytest.MonkeyPatch) -> None:
         return parser.parse(source, destination, options, limits)
 
     monkeypatch.setattr(uploads, "parse_in_child", parse)
-
-
-@pytest.fixture(scope="module")
-def one_app(redis_url: str) -> Iterator[TestClient]:
-    """An API that the tests of a module share: its first request costs more than most tests."""
-    with closing(connect(redis_url, retries=1)) as client:
-        app = create_app(Settings(redis_url=redis_url), open_stores(client, DataFolder(Path("unused"))))
-        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
-            yield api
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 
 from common.store.stores import Stores
 from tests.contract import create, publish
-from tests.integration.test_api import CSV, MARK, api, files_in, one_app, quick_parser, refused, request_of, upload
+from tests.integration.test_api import CSV, MARK, api, files_in, quick_parser, refused, request_of, upload
 
-__all__ = ["api", "one_app", "quick_parser"]
+__all__ = ["api", "quick_parser"]
 
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,7 @@ from fastapi.testclient import TestClient
 
 from common.settings import Settings
 from common.store.client import connect
-from common.store.files import DataFolder
-from common.store.stores import Stores, open_stores
-from service.app import create_app
+from common.store.stores import Stores
 from service.changes import Changes
 from service.routes.shared import Services
 from tests.contract import a_progress, create, running, save_checkpoint, submit
@@ -34,15 +31,6 @@ def changes(redis_url: str) -> Iterator[Changes]:
         yield listening
         listening.stop()
         listening.join()
-
-
-@pytest.fixture(scope="module")
-def one_app(redis_url: str) -> Iterator[TestClient]:
-    """An API that the tests share."""
-    with closing(connect(redis_url, retries=1)) as client:
-        app = create_app(Settings(redis_url=redis_url), open_stores(client, DataFolder(Path("unused"))))
-        with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
-            yield api
 
 
 @pytest.fixture
@@ -87,7 +75,7 @@ def test_a_wait_is_answered_at_once_where_there_is_something_new(api: TestClient
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("change", ["begins", "progress", "cancel", "delete"])
+@pytest.mark.parametrize("change", ["lost", "progress", "cancel", "end"])
 def test_a_wait_ends_with_any_change(api: TestClient, stores: Stores, change: str) -> None:
     claim = running(stores)
     revision = stores.jobs.get(claim.job_id).revision
@@ -97,13 +85,13 @@ def test_a_wait_ends_with_any_change(api: TestClient, stores: Stores, change: st
     )
     waiting.start()
     match change:
-        case "begins":
+        case "lost":
             stores.jobs.requeue(claim, "lost")
         case "progress":
             stores.jobs.record(claim, progress=a_progress(3))
         case "cancel":
             stores.jobs.cancel(claim.job_id)
-        case "delete":
+        case "end":
             stores.jobs.end_cancelled(claim)
             waiting.join(30)
             assert answers[0].json()["state"] == "cancelled"
@@ -157,7 +145,7 @@ def test_an_event_id_that_is_none_is_refused(api: TestClient, stores: Stores) ->
         assert refused(answer, 422, "invalid_request") == [("Last-Event-ID", "invalid_event_id")]
 
 
-def test_a_stream_ends_when_its_job_is_deleted(api: TestClient, stores: Stores) -> None:
+def test_a_stream_that_waits_ends_with_its_job(api: TestClient, stores: Stores) -> None:
     claim = running(stores)
     seen: list[Any] = []
     watching = threading.Thread(target=lambda: seen.append(lines(api, claim.job_id)))
