@@ -27,6 +27,7 @@ from worker.channel import Halted, PeerLost, Vector
 from worker.channel.ends import Address, NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
 from worker.gradient_worker import make_worker
+from worker.last_words import Witness
 from worker.optimizers import State
 from worker.parameter_server import ParameterServer, Told, initial_parameters, make_server
 from worker.shared_rows import RowsHandle, SharedRows
@@ -55,9 +56,9 @@ class _Process:
             Place(context.get_node_id(), host, keys.public), keys, Sockets(_SOCKET_THREADS), threading.Event()
         )
 
-    def place(self) -> Place:
-        """Where this process is."""
-        return self._here.place
+    def place(self) -> tuple[Place, int]:
+        """Where this process is, and its number there."""
+        return self._here.place, os.getpid()
 
     @ray.method(concurrency_group="control")
     def halt(self) -> None:
@@ -332,6 +333,7 @@ class ActorGroup:
         self._servers, self._workers = servers, workers
         self._serving: list[Any] = []
         self._running: list[Any] = []
+        self._witness = Witness([])
         try:
             self._join(task, rows, preparation, here, start)
         except BaseException:
@@ -348,7 +350,9 @@ class ActorGroup:
     ) -> None:
         states, initial = (start, None) if isinstance(start, States) else (None, start)
         servers, workers = self._servers, self._workers
-        places: list[Place] = get([actor.place.remote() for actor in (*servers, *workers)])
+        found: list[tuple[Place, int]] = get([actor.place.remote() for actor in (*servers, *workers)])
+        self._witness = Witness(pid for place, pid in found if place.node == here)
+        places = [place for place, _ in found]
         server_places, worker_places = places[: len(servers)], places[len(servers) :]
         first_of = {place.node: worker for worker, place in reversed(list(zip(workers, worker_places, strict=True)))}
         first_of.pop(here, None)
@@ -429,7 +433,8 @@ class ActorGroup:
         return list(get([actor.describe.remote() for actor in (*self._servers, *self._workers)]))
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes; what was written by one that has died before goes into the log."""
+        self._witness.tell()
         for actor in (*self._servers, *self._workers):
             with suppress(RayError):
                 ray.kill(actor)

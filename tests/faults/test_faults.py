@@ -3,276 +3,62 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import struct
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 import pytest
 from sklearn import datasets
 
-from common.lifecycle import TERMINAL
 from common.processes import is_there
-from common.settings import Settings
-from common.store.client import connect
-from common.store.files import DataFolder
-from common.store.stores import Stores, open_stores
 from service.client import ApiError
-from service.stack import running_redis_url
 from tests.conftest import RunningStack, start_stack
+from tests.faults.breaking import (
+    TIMES,
+    actors,
+    all_end,
+    api_of,
+    await_right_end,
+    await_same_end,
+    checkpoints,
+    connection,
+    descendants,
+    events,
+    eventually,
+    frozen,
+    is_readable,
+    large,
+    lasting,
+    named,
+    own_stack,
+    parts,
+    raw_request,
+    run_of,
+    second_supervisor,
+    states,
+    stores_of,
+    submit_and_await_checkpoints,
+    undisturbed,
+)
 from tests.integration.data import as_csv, await_epochs, await_job, endless, insistently, train, upload, upload_noise
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # looked at, not written to
-TIMES = {"CHAINRULE_CHECKPOINT_SECONDS": "0.4", "CHAINRULE_LEASE_SECONDS": "3"}
 LONG = 600
 """Epochs of a job that is still at work when a lease has run out."""
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack that writes checkpoints often, and is quick to take jobs over."""
-    running = start_stack(tmp_path_factory.mktemp("stack"), **TIMES)
-    yield running
-    assert running.stop() == 0
-
-
-@contextmanager
-def own_stack(folder: Path) -> Iterator[RunningStack]:
-    """A stack for one test."""
-    running = start_stack(folder, **TIMES)
-    try:
-        yield running
-    finally:
-        assert running.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def dataset(stack: RunningStack) -> str:
-    return upload_noise(stack.client)
-
-
-def lasting(dataset: str, epochs: int = 200, **changes: Any) -> dict[str, Any]:
-    """A request that takes some seconds."""
-    return {**endless(dataset, **changes), "training": {"epochs": epochs, "batch_size": 64, "seed": 7}}
-
-
-def large(dataset: str) -> dict[str, Any]:
-    """A request whose checkpoints take a while to write."""
-    layers = {"layers": [{"kind": "dense", "units": 1024}, {"kind": "dense", "units": 1024}]}
-    return {**endless(dataset, network=layers), "training": {"epochs": 40, "batch_size": 512, "seed": 7}}
-
-
-def undisturbed(stack: RunningStack, request: dict[str, Any]) -> dict[str, Any]:
-    job = train(stack.client, request)
-    assert (job["state"], job["attempt"]) == ("succeeded", 1)
-    return job
-
-
-@pytest.fixture(scope="module")
-def twin(stack: RunningStack, dataset: str) -> dict[str, Any]:
-    """The job that most tests disturb, undisturbed."""
-    return undisturbed(stack, lasting(dataset))
-
-
-@pytest.fixture(autouse=True)
-def _shared_memory_is_as_before() -> Iterator[None]:
-    before = set(SHARED_MEMORY.iterdir())
-    yield
-    eventually(lambda: set(SHARED_MEMORY.iterdir()) <= before)
-
-
-# What can only be looked at again and again
-
-
-def eventually(happens: Callable[[], object], seconds: float = 60.0) -> None:
-    """Looks until something has happened."""
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.02)
-
-
-def all_end(processes: list[psutil.Process]) -> None:
-    eventually(lambda: not any(is_there(process) for process in processes))
-
-
-# Processes
-
-
-def descendants(process: psutil.Process | RunningStack) -> list[psutil.Process]:
-    root = psutil.Process(process.process.pid) if isinstance(process, RunningStack) else process
-    return root.children(recursive=True)
-
-
-def parts(stack: RunningStack, module: str) -> list[psutil.Process]:
-    """The processes of a stack that run a module."""
-    found = []
-    for process in descendants(stack):
-        with suppress(psutil.Error):
-            if process.cmdline()[1:3] == ["-m", module] and is_there(process):
-                found.append(process)
-    return found
-
-
-def named(stack: RunningStack, name: str) -> psutil.Process:
-    return next(process for process in descendants(stack) if name in process.name())
-
-
-def run_of(stack: RunningStack, job_id: str) -> psutil.Process:
-    """The driver of a running job: of all drivers, the one that works while the job goes on."""
-    drivers = parts(stack, "worker.run_process")
-    before = [sum(driver.cpu_times()[:2]) for driver in drivers]
-    if len(drivers) > 1:
-        await_epochs(stack.client, job_id, stack.client.job(job_id)["progress"]["epoch"] + 20)
-    worked = [sum(driver.cpu_times()[:2]) - then for driver, then in zip(drivers, before, strict=True)]
-    return drivers[worked.index(max(worked))]
-
-
-@contextmanager
-def frozen(process: psutil.Process) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT if it is still there afterwards."""
-    process.suspend()
-    try:
-        yield
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
-
-
-@contextmanager
-def second_supervisor(stack: RunningStack) -> Iterator[psutil.Process]:
-    """A supervisor with a Ray of its own, beside the one of a stack."""
-    settings = Settings(state_dir=stack.state_dir)
-    reading, writing = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="cr", dir="/tmp") as folder:
-        environment = {
-            **TIMES,
-            "TMPDIR": folder,  # the sockets of Ray have short names
-            "CHAINRULE_REDIS_URL": running_redis_url(settings),
-            "CHAINRULE_DATA_URL": str(settings.data_path),
-            "CHAINRULE_STATE_DIR": f"{folder}/state",
-        }
-        command = [sys.executable, "-P", "-m", "worker", "--ready-fd", str(writing)]
-        with subprocess.Popen(
-            command, env={**os.environ, **environment}, pass_fds=(writing,), stderr=subprocess.DEVNULL
-        ) as process:
-            os.close(writing)
-            try:
-                with os.fdopen(reading) as pipe:
-                    assert pipe.readline() == "ready\n"
-                yield psutil.Process(process.pid)
-            finally:
-                process.terminate()
-                process.wait(60)
-
-
-# What is kept
-
-
-@contextmanager
-def stores_of(stack: RunningStack) -> Iterator[Stores]:
-    """A stack's stores, to look at what no caller sees."""
-    settings = Settings(state_dir=stack.state_dir)
-    with closing(connect(running_redis_url(settings), retries=3)) as client:
-        yield open_stores(client, DataFolder(settings.data_path))
-
-
-def events(stack: RunningStack, job_id: str) -> list[dict[str, Any]]:
-    return list(stack.client.call("GET", f"/v1/jobs/{job_id}/events")["data"])
-
-
-def states(stack: RunningStack, job_id: str) -> list[str]:
-    return [event["data"]["state"] for event in events(stack, job_id) if event["kind"] == "state"]
-
-
-def checkpoints(stack: RunningStack, job_id: str) -> list[dict[str, Any]]:
-    return list(stack.client.call("GET", f"/v1/jobs/{job_id}/checkpoints")["data"])
-
-
-def submit_and_await_checkpoints(stack: RunningStack, request: dict[str, Any], count: int = 2) -> str:
-    job_id = str(stack.client.submit(request)["id"])
-    job = await_job(stack.client, job_id, lambda _: len(checkpoints(stack, job_id)) >= count)
-    assert job["state"] == "running"
-    return job_id
-
-
-def actors(listed: list[dict[str, Any]]) -> list[psutil.Process]:
-    """Those processes that served a job, by its events, and have not ended."""
-    found = []
-    for event in listed:
-        if event["kind"] == "worker":
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(event["data"]["pid"])
-                if process.create_time() <= datetime.fromisoformat(event["at"]).timestamp() + 1 and is_there(process):
-                    found.append(process)  # and no later one with the same number
-    return found
-
-
-def await_right_end(stack: RunningStack, job_id: str) -> dict[str, Any]:
-    """Waits for the end of a job and checks all that holds for every job, whatever has happened; the job."""
-    await_job(stack.client, job_id, lambda _: False)
-    listed = events(stack, job_id)
-    moves = [event["data"] for event in listed if event["kind"] == "state"]
-    job = stack.client.job(job_id)
-    assert [move["state"] for move in moves if move["state"] in TERMINAL] == [moves[-1]["state"]] == [job["state"]]
-    has_checkpoint = False
-    for event in listed:
-        has_checkpoint = has_checkpoint or event["kind"] == "checkpoint"
-        if event["data"].get("state") == "running":
-            assert ("checkpoint" in event["data"]) == has_checkpoint
-    eventually(lambda: actors(listed) == [])
-    return job
-
-
-def await_same_end(stack: RunningStack, job_id: str, twin: dict[str, Any], attempts: tuple[int, ...] = (2,)) -> None:
-    """Waits for the end of a job and checks that it has learned, bit for bit, what its twin has."""
-    job = await_right_end(stack, job_id)
-    assert job["state"] == "succeeded"
-    assert job["attempt"] in attempts
-    assert job["metrics"] == twin["metrics"]
-    losses = [
-        [(row["epoch"], row["train_loss"], row["validation_loss"]) for row in history["data"]]
-        for history in (stack.client.call("GET", f"/v1/jobs/{i}/metrics") for i in (job_id, twin["id"]))
-    ]
-    assert losses[0] == losses[1]
-    with stores_of(stack) as stores:
-        mine, other = (stores.models.load(each["model_id"]) for each in (job, twin))
-        assert mine.weights == other.weights
-        assert mine.document == other.document
-        eventually(lambda: job_id not in stores.files.jobs_with_checkpoints())
-
-
-def is_readable(stack: RunningStack) -> bool:
-    """Whether the store answers; while it does not, callers are told so."""
-    try:
-        stack.client.call("GET", "/v1/jobs")
-    except ApiError as error:
-        if "store_unavailable" not in str(error):
-            raise
-        return False
-    return True
 
 
 # A part freezes, dies, or loses what it was doing
 
 
-@pytest.mark.slow
 def test_a_job_whose_worker_freezes_is_resumed_with_the_same_bits_and_without_the_frozen_process(
     stack: RunningStack, dataset: str, twin: dict[str, Any]
 ) -> None:
@@ -284,7 +70,6 @@ def test_a_job_whose_worker_freezes_is_resumed_with_the_same_bits_and_without_th
         all_end([worker])
 
 
-@pytest.mark.slow
 def test_a_job_whose_run_freezes_is_resumed_with_the_same_bits_and_without_the_frozen_process(
     stack: RunningStack, dataset: str, twin: dict[str, Any]
 ) -> None:
@@ -316,7 +101,6 @@ def kill_while_it_writes(run: psutil.Process, folder: Path) -> Path:
     raise AssertionError("no checkpoint was being written")
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_is_only_half_written_harms_neither_the_one_before_it_nor_the_job(
     stack: RunningStack, dataset: str
 ) -> None:
@@ -338,7 +122,6 @@ def test_a_checkpoint_that_is_only_half_written_harms_neither_the_one_before_it_
         assert not folder.exists()
 
 
-@pytest.mark.slow
 def test_a_job_whose_supervisor_is_killed_is_resumed_by_the_next_with_the_same_bits(
     stack: RunningStack, dataset: str, twin: dict[str, Any]
 ) -> None:
@@ -350,7 +133,6 @@ def test_a_job_whose_supervisor_is_killed_is_resumed_by_the_next_with_the_same_b
     await_same_end(stack, job_id, twin)
 
 
-@pytest.mark.slow
 def test_a_job_whose_supervisor_freezes_is_taken_over_and_the_old_one_does_nothing_more_to_it(
     stack: RunningStack, dataset: str
 ) -> None:
@@ -372,7 +154,6 @@ def test_a_job_whose_supervisor_freezes_is_taken_over_and_the_old_one_does_nothi
     assert states(stack, job_id) == first + second
 
 
-@pytest.mark.slow
 def test_two_supervisors_start_every_job_once(stack: RunningStack, dataset: str) -> None:
     with second_supervisor(stack):
         with ThreadPoolExecutor(8) as pool:
@@ -382,7 +163,6 @@ def test_two_supervisors_start_every_job_once(stack: RunningStack, dataset: str)
     assert [states(stack, job_id).count("starting") for job_id in ids] == [1] * 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_when_ray_dies_it_is_started_again_and_the_job_is_resumed_with_the_same_bits(
     stack: RunningStack, dataset: str, twin: dict[str, Any], part: str
@@ -413,7 +193,6 @@ def kill_everything(stack: RunningStack) -> list[psutil.Process]:
     return family
 
 
-@pytest.mark.slow
 def test_when_everything_dies_at_once_the_next_start_resumes_with_the_same_bits_and_nothing_is_left(
     tmp_path: Path,
 ) -> None:
@@ -434,7 +213,6 @@ def test_when_everything_dies_at_once_the_next_start_resumes_with_the_same_bits_
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
 
 
-@pytest.mark.slow
 def test_while_redis_is_frozen_callers_are_told_and_afterwards_the_job_has_the_same_bits(
     stack: RunningStack, dataset: str, twin: dict[str, Any]
 ) -> None:
@@ -449,7 +227,6 @@ def test_while_redis_is_frozen_callers_are_told_and_afterwards_the_job_has_the_s
     await_same_end(stack, job_id, twin, attempts=(1, 2))
 
 
-@pytest.mark.slow
 def test_a_flush_by_hand_ends_what_runs_and_leaves_a_stack_that_works(tmp_path: Path) -> None:
     with own_stack(tmp_path) as stack, stores_of(stack) as stores:
         job_id = submit_and_await_checkpoints(stack, endless(upload_noise(stack.client)), 1)
@@ -469,23 +246,6 @@ def test_a_flush_by_hand_ends_what_runs_and_leaves_a_stack_that_works(tmp_path: 
 # Callers
 
 
-def api_of(stack: RunningStack) -> psutil.Process:
-    return parts(stack, "service")[0]
-
-
-def connection(stack: RunningStack) -> socket.socket:
-    url = urlsplit(stack.url)
-    return socket.create_connection((url.hostname, url.port or 80), timeout=60)
-
-
-def raw_request(
-    stack: RunningStack, method: str, path: str, body: bytes = b"", kind: str = "application/json"
-) -> bytes:
-    host = urlsplit(stack.url).netloc
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
 def noisy_upload(stack: RunningStack, name: str) -> bytes:
     """A request that uploads 4,000 rows."""
     dice = np.random.default_rng(0)
@@ -502,7 +262,6 @@ def datasets_named(stack: RunningStack, name: str) -> list[dict[str, Any]]:
     return [each for each in stack.client.pages("/v1/datasets", 1000) if each["name"] == name]
 
 
-@pytest.mark.slow
 def test_of_an_upload_that_dies_with_the_api_nothing_is_seen_and_nothing_is_left(stack: RunningStack) -> None:
     request = noisy_upload(stack, "half")
     with connection(stack) as caller:
@@ -517,7 +276,6 @@ def test_of_an_upload_that_dies_with_the_api_nothing_is_seen_and_nothing_is_left
     assert list((stack.state_dir / "data" / "uploads").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_request_in_work_is_answered_before_the_api_ends_and_the_next_one_goes_on(
     stack: RunningStack, dataset: str
 ) -> None:
@@ -540,7 +298,6 @@ def test_a_request_in_work_is_answered_before_the_api_ends_and_the_next_one_goes
     assert await_right_end(stack, job_id)["state"] == "cancelled"
 
 
-@pytest.mark.slow
 def test_a_key_makes_one_job_however_often_the_api_dies_while_it_is_used(stack: RunningStack, dataset: str) -> None:
     dice, made = random.Random(1), dict[str, str]()
 
@@ -574,7 +331,6 @@ def iris(stack: RunningStack) -> str:
     return upload(stack.client, "iris", columns, target.tolist())
 
 
-@pytest.mark.slow
 def test_a_cancel_that_was_acknowledged_is_kept_whenever_it_comes(stack: RunningStack, iris: str) -> None:
     def submit_and_cancel(number: int) -> tuple[str, bool]:
         dice = random.Random(number)
@@ -599,7 +355,6 @@ def test_a_cancel_that_was_acknowledged_is_kept_whenever_it_comes(stack: Running
             assert await_right_end(stack, job_id)["state"] == ("cancelled" if is_acknowledged else "succeeded")
 
 
-@pytest.mark.slow
 def test_callers_that_go_away_in_the_middle_of_a_request_disturb_nobody(stack: RunningStack, iris: str) -> None:
     job = train(stack.client, {"dataset_id": iris, "target": "target", "training": {"epochs": 3, "seed": 1}})
     model, rows = job["model_id"], datasets.load_iris(return_X_y=True)[0].tolist()
@@ -643,7 +398,6 @@ def test_callers_that_go_away_in_the_middle_of_a_request_disturb_nobody(stack: R
 # Long lives
 
 
-@pytest.mark.slow
 def test_a_training_that_runs_away_late_fails_and_keeps_its_checkpoints(stack: RunningStack) -> None:
     dice = np.random.default_rng(0)
     column = dice.standard_normal((400, 1))
@@ -668,7 +422,6 @@ def test_a_training_that_runs_away_late_fails_and_keeps_its_checkpoints(stack: R
         eventually(lambda: job_id not in stores.files.jobs_with_checkpoints())
 
 
-@pytest.mark.slow
 def test_one_job_after_the_other_takes_no_more_memory_and_no_more_files(stack: RunningStack, iris: str) -> None:
     def sizes() -> dict[int, tuple[int, int]]:
         processes = [*parts(stack, "service"), *parts(stack, "worker"), *parts(stack, "worker.run_process")]

@@ -177,17 +177,25 @@ def test_a_job_with_a_frozen_worker_can_be_cancelled(stack: RunningStack) -> Non
     frozen.wait(60)
 
 
-def test_a_job_that_loses_a_process_in_every_attempt_fails(stack: RunningStack) -> None:
+def test_a_job_that_loses_a_process_in_every_attempt_fails_and_the_operator_can_read_why(stack: RunningStack) -> None:
+    log = stack.state_dir / "logs" / "runs.log"
+    said = log.stat().st_size
     dataset = upload_noise(stack.client)
     job_id = stack.client.submit(endless(dataset))["id"]
+    pid = 0
     for attempt in (1, 2, 3):
         job = await_job(stack.client, job_id, lambda job, n=attempt: job["attempt"] == n and job["state"] == "running")
         assert job["state"] == "running"
         events = stack.client.call("GET", f"/v1/jobs/{job_id}/events")["data"]
-        os.kill([e["data"]["pid"] for e in events if e["data"].get("role") == "worker"][-1], signal.SIGKILL)
+        pid = [e["data"]["pid"] for e in events if e["data"].get("role") == "worker"][-1]
+        os.kill(pid, signal.SIGSEGV)
     job = await_job(stack.client, job_id, lambda _: False)
     assert job["state"] == "failed"
     assert job["error"]["code"] == "worker_lost"
+    assert "log" in job["error"]["hint"]
+    _, found, words = log.read_bytes()[said:].decode().rpartition(f"process {pid} has died; the end of its log:")
+    assert found
+    assert "Fatal Python error: Segmentation fault" in words
 
 
 def test_after_the_root_process_is_killed_a_new_start_loses_nothing_and_leaves_nothing_of_the_first(
