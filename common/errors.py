@@ -95,6 +95,12 @@ class StoreUnavailable(ChainruleError):
     code = "store_unavailable"
 
 
+class Busy(ChainruleError):
+    """As many are waiting as there is room for."""
+
+    code = "too_many_watchers"
+
+
 class StorageFull(ChainruleError):
     """Redis, its disk or the disk of the data sets has no room left."""
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 
@@ -17,6 +18,7 @@ from common.store.files import DataFolder
 from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
+from service.connections import MOST_AT_ONCE, MOST_CONNECTIONS, Connection, Room
 from service.middleware import MAX_HEADER_BYTES
 from service.redis_server import check_redis
 
@@ -59,6 +61,8 @@ def main() -> None:
     app = create_app(settings, stores)
     config = uvicorn.Config(
         app,
+        http=partial(Connection, Room(MOST_CONNECTIONS)),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        backlog=MOST_AT_ONCE,
         log_config=None,
         access_log=False,
         server_header=False,

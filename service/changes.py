@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import redis
 
+from common.errors import Busy
 from common.store import keys
 from common.store.client import Client, text
 
@@ -43,10 +44,17 @@ class Changes:
     """Listens to what the store says of changing jobs, and wakes those who wait for one of them.
 
     The store keeps no message for who is not there: whoever is woken looks for itself, and looks now and then unwoken.
+
+    Args:
+        client: of the store.
+        most: how many may wait, so that others find room.
+
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, most: int) -> None:
         self._client = client
+        self._most = most
+        self._count = 0
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Changed]] = {}
         self._stop = threading.Event()
@@ -70,16 +78,28 @@ class Changes:
         """Whether nobody is to wait any longer."""
         return self._stop.is_set()
 
+    def check_room(self) -> None:
+        """Before somebody is to wait.
+
+        Raises:
+            Busy: too many do already.
+
+        """
+        if self._count >= self._most:
+            raise Busy("As many callers as there is room for wait for jobs.", hint="Try again in a few seconds.")
+
     @contextmanager
     def of(self, job_id: str) -> Iterator[Changed]:
         """What tells of the changes of a job from here on; for use in the event loop."""
         changed = Changed()
         with self._lock:
+            self._count += 1
             self._waiting.setdefault(job_id, set()).add(changed)
         try:
             yield changed
         finally:
             with self._lock:
+                self._count -= 1
                 waiting = self._waiting[job_id]
                 waiting.discard(changed)
                 if not waiting:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -40,6 +40,11 @@ class ProcessLost(ChainruleError):
 
     code = "worker_lost"
 
+
+_ANSWER_SECONDS = 60.0
+"""For calls between segments, which take milliseconds, or seconds where a large vector travels between machines."""
+_ROWS_SECONDS = 3600.0
+"""For making the rows ready on another machine."""
 
 _SOCKET_THREADS = 2
 """That encrypt and send for all connections of a process."""
@@ -356,7 +361,7 @@ class ActorGroup:
         server_places, worker_places = places[: len(servers)], places[len(servers) :]
         first_of = {place.node: worker for worker, place in reversed(list(zip(workers, worker_places, strict=True)))}
         first_of.pop(here, None)
-        prepared = get([worker.prepare_rows.remote(preparation) for worker in first_of.values()])
+        prepared = get([worker.prepare_rows.remote(preparation) for worker in first_of.values()], _ROWS_SECONDS)
         handles = {here: rows.handle, **dict(zip(first_of, prepared, strict=True))}
 
         ends = get([s.prepare.remote(task, i, server_places, worker_places) for i, s in enumerate(servers)])
@@ -440,17 +445,19 @@ class ActorGroup:
                 ray.kill(actor)
 
 
-def get(refs: Any) -> Any:
-    """What actors answer.
+def get(refs: Any, seconds: float = _ANSWER_SECONDS) -> Any:
+    """What actors answer within so many seconds.
 
     Raises:
-        ProcessLost: an actor died, or Ray did.
+        ProcessLost: an actor died or does not answer, or Ray died.
         OutOfMemory: an actor was ended, or refused, for want of memory.
         ChainruleError: what the actor itself raised.
 
     """
     try:
-        return ray.get(refs)
+        return ray.get(refs, timeout=seconds)
+    except GetTimeoutError as error:
+        raise ProcessLost("A process of the run does not answer.") from error
     except OutOfMemoryError as error:
         raise OutOfMemory("A process of the run was ended because memory ran out.") from error
     except RayActorError as error:

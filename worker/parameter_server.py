@@ -128,7 +128,10 @@ class ParameterServer:
         """Waits for everyone's post and applies it."""
         self._end.wait(self.number)
         self.number += 1
-        total = math.fsum(weight for inlet in self._end.inlets for weight in inlet.remarks[WEIGHTS].tolist())
+        weights = [weight for inlet in self._end.inlets for weight in inlet.remarks[WEIGHTS].tolist()]
+        if any(weight < 0 for weight in weights):
+            raise PeerLost(_BREACH)
+        total = math.fsum(weights)
         if self._finite(total):  # rows that all weigh nothing say nothing
             self._apply(1 / total)
         self.updates += 1
@@ -202,7 +205,7 @@ class StaleServer(ParameterServer):
         nap, began = _SHORTEST_NAP, time.perf_counter()
         look_at = began + LOOK_SECONDS
         while True:
-            ready = [rank for rank, inlet in enumerate(self._end.inlets) if inlet.arrived() > self._clocks.clock(rank)]
+            ready = [rank for rank, inlet in enumerate(self._end.inlets) if self._has_come(rank, inlet.arrived())]
             if ready:
                 return ready
             time.sleep(nap)  # a post of any of them ends the waiting, and there is no event that all would raise
@@ -214,9 +217,17 @@ class StaleServer(ParameterServer):
                 if now - began > LONGEST_STEP_SECONDS:
                     raise PeerLost("No worker answers.")
 
+    def _has_come(self, rank: int, arrived: int) -> bool:
+        """Whether a worker's next gradient has come, by the number of its last post."""
+        if not self._clocks.clock(rank) <= arrived <= self._clocks.begun(rank):
+            raise PeerLost(_BREACH)
+        return arrived > self._clocks.clock(rank)
+
     def _apply_one(self, rank: int) -> None:
         inlet = self._end.inlets[rank]
         weight = self._finite(float(inlet.remarks[WEIGHT]))
+        if weight < 0:
+            raise PeerLost(_BREACH)
         if weight:
             scale = 1 / weight
             if self._task.clip_norm is not None:
@@ -234,6 +245,7 @@ class StaleServer(ParameterServer):
         return Told(staleness=tuple(counts))
 
 
+_BREACH = "A worker breaks the protocol."
 _SHORTEST_NAP, _LONGEST_NAP = 0.00005, 0.001
 
 
@@ -267,8 +279,11 @@ class AveragingServer(ParameterServer):
             self._exchange()
             self._rounds += 1
             remarks = [inlet.remarks for inlet in self._end.inlets]
-            done = int(remarks[0][POSITION])
-            self._pace.note(fmean(r[BUSY] for r in remarks), fmean(r[EXCHANGE] for r in remarks), steps)
+            position, busy, exchange = (fmean(r[which] for r in remarks) for which in (POSITION, BUSY, EXCHANGE))
+            if not (done < position <= steps and 0 < busy < math.inf and 0 <= exchange < math.inf):
+                raise PeerLost(_BREACH)
+            done = int(position)
+            self._pace.note(busy, exchange, steps)
             self._end.publish(self.number, self._note)
 
     def describe_synchrony(self) -> Told:

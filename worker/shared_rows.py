@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from common.errors import OutOfMemory
 from worker.channel import PeerLost
+from worker.channel.shared_memory import memory_file, seal_size
 
 _BLOCK_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
@@ -123,9 +124,11 @@ class SharedRows:
 
         """
         in_memory = shape.size <= memory_bytes
-        file = os.memfd_create("chainrule-rows", os.MFD_CLOEXEC) if in_memory else _scratch_file(scratch)
+        file = memory_file("chainrule-rows") if in_memory else _scratch_file(scratch)
         try:
             _allocate(file, shape.size, in_memory=in_memory)
+            if in_memory:
+                seal_size(file)
             found = os.fstat(file)
             handle = RowsHandle(os.getpid(), file, found.st_dev, found.st_ino, shape, in_memory)
             rows = cls(mmap.mmap(file, shape.size), handle)
@@ -146,7 +149,7 @@ class SharedRows:
         gone = "The process that holds the rows is gone."
         try:
             file = os.open(f"/proc/{handle.pid}/fd/{handle.file}", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+        except OSError as error:
             raise PeerLost(gone) from error
         try:
             found = os.fstat(file)

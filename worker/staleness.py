@@ -33,6 +33,10 @@ class Clocks:
         """How many of a worker's gradients have been applied."""
         return self._clocks[rank]
 
+    def begun(self, rank: int) -> int:
+        """How many steps a worker has begun: the number of its newest gradient at most."""
+        return self._begun[rank]
+
     def begin_epoch(self, steps: int) -> list[int]:
         """Adds so many steps for everyone; the workers that may begin one now: all of them."""
         self._end += steps

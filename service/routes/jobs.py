@@ -198,6 +198,8 @@ async def show(
     revision: Annotated[int | None, Query(ge=0, description="The revision already known; the current one.")] = None,
 ) -> Job:
     """A job as it stands. With `wait`, as soon as it is newer than what the caller knows: `?wait=30&revision=12`."""
+    if wait:
+        behind.changes.check_room()
     until = time.monotonic() + wait
     with behind.changes.of(job_id) as changed:
         job = await run_in_threadpool(behind.stores.jobs.get, job_id)
@@ -244,6 +246,7 @@ async def events(
         job = await run_in_threadpool(behind.stores.jobs.get, job_id)
         if job.state in TERMINAL:
             return Response(status_code=204)  # which tells browsers not to come back
+    behind.changes.check_room()
     return EventSourceResponse(
         stream(behind.stores.history, behind.changes, job_id, after), headers={"Cache-Control": "no-store"}
     )

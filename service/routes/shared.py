@@ -17,6 +17,7 @@ from common.store.page import Page
 from common.store.stores import Stores
 from service import strict_json
 from service.changes import Changes
+from service.connections import MOST_WATCHERS
 from service.middleware import KeyRing
 from service.predictor import Predictor
 
@@ -37,7 +38,7 @@ class Services:
     def over(cls, settings: Settings, stores: Stores) -> Services:
         """All of them, over these stores."""
         predictor = Predictor(stores.models, stores.checkpoints)
-        return cls(settings, stores, predictor, KeyRing(stores.access), Changes(stores.client))
+        return cls(settings, stores, predictor, KeyRing(stores.access), Changes(stores.client, MOST_WATCHERS))
 
 
 def services(request: Request) -> Services:

@@ -79,12 +79,14 @@ def open_sockets(role: str, terms: Terms, wire: Any) -> End:
     if role == "server":
         written = np.zeros_like(incoming)
         peer = wire.recv()
-        end = sockets.bind("127.0.0.1", keys, peer, terms.fence, written, incoming, stop, terms.patience)
+        end = sockets.bind("127.0.0.1", keys, peer, "127.0.0.1", terms.fence, written, incoming, stop, terms.patience)
         wire.send(end.address)
     else:
         wire.send(keys.public)
         written = np.zeros((terms.slots, terms.size), terms.dtype)
-        end = sockets.connect(wire.recv(), keys, terms.fence, written[:, span], incoming, stop, terms.patience)
+        end = sockets.connect(
+            wire.recv(), "127.0.0.1", keys, terms.fence, written[:, span], incoming, stop, terms.patience
+        )
     return End(end.outlet, end.inlet, written, stop, sockets.close)
 
 

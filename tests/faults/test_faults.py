@@ -70,6 +70,20 @@ def test_a_job_whose_worker_freezes_is_resumed_with_the_same_bits_and_without_th
         all_end([worker])
 
 
+def test_a_worker_that_froze_before_it_had_a_job_costs_the_job_an_attempt(stack: RunningStack, dataset: str) -> None:
+    used = actors(events(stack, undisturbed(stack, lasting(dataset, 1))["id"]))
+
+    def idle() -> list[psutil.Process]:
+        return [each for each in descendants(stack) if each.name().startswith("ray::Worker") and each not in used]
+
+    eventually(lambda: len(idle()) == 2)
+    worker = idle()[0]
+    with frozen(worker):
+        job = train(stack.client, lasting(dataset, 1))
+        assert (job["state"], job["attempt"]) == ("succeeded", 2)
+        all_end([worker])
+
+
 def test_a_job_whose_run_freezes_is_resumed_with_the_same_bits_and_without_the_frozen_process(
     stack: RunningStack, dataset: str, twin: dict[str, Any]
 ) -> None:

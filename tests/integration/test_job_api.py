@@ -26,7 +26,7 @@ from tests.integration.test_api import UNKNOWN, app_of, refused
 def changes(redis_url: str) -> Iterator[Changes]:
     """Who hears of changes."""
     with closing(connect(redis_url, retries=1)) as client:
-        listening = Changes(client)
+        listening = Changes(client, most=10)
         listening.start()
         yield listening
         listening.stop()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,14 @@ def test_a_sleeping_reader_says_so_in_its_own_seat_only_while_it_sleeps() -> Non
     outlet.post(1)
     waiting.join(10)
     assert not any(outlet._seats)
+
+
+@pytest.mark.parametrize("size", [0, 10**9])
+def test_nobody_can_change_the_size_of_a_segment_under_those_who_map_it(size: int) -> None:
+    with closing(SharedOutlet(1, 100, np.dtype(np.float32), bytes(16))) as outlet:
+        pid, file, bell = outlet.address.split(":")
+        for each in (file, bell):
+            again = os.open(f"/proc/{pid}/fd/{each}", os.O_RDWR)
+            with pytest.raises(PermissionError):
+                os.ftruncate(again, size)
+            os.close(again)

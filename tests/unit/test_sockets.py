@@ -28,6 +28,7 @@ from worker.channel.sockets import KeyPair, Patience, SocketAddress, SocketEnd, 
 FENCE = bytes(range(16))
 BRIEF = Patience(connect=0.3, heartbeat=0.5, step=0.3)
 FRAME = implementation._FRAME
+HOST = "127.0.0.1"
 
 
 def blank(slots: int, size: int) -> Vector:
@@ -50,7 +51,7 @@ class Bench:
     def bind(self, *, slots: int = 1, size: int = 100, patience: Patience = implementation.PATIENCE) -> SocketEnd:
         out, into = blank(slots, size), blank(slots, size)
         keys, peer = self.server_keys, self.worker_keys.public
-        return self.sockets.bind("127.0.0.1", keys, peer, FENCE, out, into, self.stop, patience)
+        return self.sockets.bind(HOST, keys, peer, HOST, FENCE, out, into, self.stop, patience)
 
     def connect(
         self,
@@ -61,7 +62,7 @@ class Bench:
         patience: Patience = implementation.PATIENCE,
     ) -> SocketEnd:
         out, into = blank(slots, size), blank(slots, size)
-        return self.sockets.connect(address, self.worker_keys, FENCE, out, into, self.stop, patience)
+        return self.sockets.connect(address, HOST, self.worker_keys, FENCE, out, into, self.stop, patience)
 
     def pair(self, **shape: Any) -> tuple[SocketEnd, SocketEnd]:
         server = self.bind(**shape)
@@ -233,6 +234,15 @@ def test_a_worker_speaks_to_nobody_but_its_server(bench: Bench) -> None:
         worker.outlet.post(1)
     with pytest.raises(PeerLost, match="not connected in time"):
         server.inlet.wait(1)
+
+
+def test_a_caller_from_another_address_is_hung_up_on_before_it_is_listened_to(bench: Bench) -> None:
+    server = bench.bind(size=FRAME // 4)
+    port = int(server.address.endpoint.rpartition(":")[2])
+    stranger = socket.create_connection((HOST, port), timeout=10, source_address=("127.0.0.2", 0))
+    with stranger, suppress(ConnectionResetError):
+        assert stranger.recv(1) == b""  # not even the greeting
+    step(server, bench.connect(server.address, size=FRAME // 4), 1)
 
 
 def test_with_nobody_to_ask_nobody_gets_in(bench: Bench) -> None:
@@ -420,7 +430,7 @@ def test_a_peer_that_sends_on_and_on_is_held_up(bench: Bench) -> None:
 
 def _play_worker(wire: Any, address: SocketAddress, keys: KeyPair, sent: int, received: int) -> None:
     sockets = Sockets()
-    end = sockets.connect(address, keys, FENCE, blank(1, sent), blank(1, received), threading.Event())
+    end = sockets.connect(address, HOST, keys, FENCE, blank(1, sent), blank(1, received), threading.Event())
     with suppress(EOFError):
         while (number := wire.recv()) is not None:
             end.outlet.post(number)
@@ -431,7 +441,7 @@ def start_worker(
     bench: Bench, sent: int = 100, received: int = 100, patience: Patience = implementation.PATIENCE
 ) -> tuple[SocketEnd, Any, Any]:
     out, into, peer = blank(1, received), blank(1, sent), bench.worker_keys.public
-    server = bench.sockets.bind("127.0.0.1", bench.server_keys, peer, FENCE, out, into, bench.stop, patience)
+    server = bench.sockets.bind(HOST, bench.server_keys, peer, HOST, FENCE, out, into, bench.stop, patience)
     process, wire = bench.start(_play_worker, server.address, bench.worker_keys, sent, received)
     wire.send(1)
     server.inlet.wait(1)
@@ -550,8 +560,8 @@ import threading, numpy as np
 from worker.channel.sockets import KeyPair, Sockets
 sockets, ours, theirs = Sockets(), KeyPair.generate(), KeyPair.generate()
 vectors = [np.zeros((1, 100)) for _ in range(4)]
-server = sockets.bind("127.0.0.1", ours, theirs.public, bytes(16), *vectors[:2], threading.Event())
-worker = sockets.connect(server.address, theirs, bytes(16), *vectors[2:], threading.Event())
+server = sockets.bind("127.0.0.1", ours, theirs.public, "127.0.0.1", bytes(16), *vectors[:2], threading.Event())
+worker = sockets.connect(server.address, "127.0.0.1", theirs, bytes(16), *vectors[2:], threading.Event())
 server.outlet.post(1)
 worker.inlet.wait(1)
 print("waited")
@@ -569,7 +579,7 @@ def test_a_vector_whose_rows_lie_scattered_is_refused(bench: Bench) -> None:
     for outgoing, incoming in ((scattered, whole), (whole, scattered)):
         with pytest.raises(ValueError, match="contiguous"):
             bench.sockets.bind(
-                "127.0.0.1", bench.server_keys, bench.worker_keys.public, FENCE, outgoing, incoming, bench.stop
+                HOST, bench.server_keys, bench.worker_keys.public, HOST, FENCE, outgoing, incoming, bench.stop
             )
 
 

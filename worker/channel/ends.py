@@ -97,7 +97,9 @@ class ServerEnd:
             return
         outgoing = np.empty((1, self._size), self._dtype) if self._is_apart else self._common.vector
         incoming = np.empty((slots(task), self._size), self._dtype)
-        end = here.sockets.bind(here.place.host, here.keys, place.public_key, task.fence, outgoing, incoming, here.stop)
+        end = here.sockets.bind(
+            here.place.host, here.keys, place.public_key, place.host, task.fence, outgoing, incoming, here.stop
+        )
         self._sockets[rank] = end
         self._outlets.append(end.outlet)
         self.addresses.append(end.address)
@@ -203,7 +205,9 @@ class WorkerEnd:
                 )
                 continue
             incoming = region.array(dtype, at, size, writable=True).reshape(1, size)
-            end = here.sockets.connect(address, here.keys, task.fence, self.gradient[:, span], incoming, here.stop)
+            end = here.sockets.connect(
+                address, here.place.host, here.keys, task.fence, self.gradient[:, span], incoming, here.stop
+            )
             self._inlets.append(end.inlet)
             self._outlets.append(end.outlet)
 
@@ -270,6 +274,7 @@ class NormEnd:
                     here.place.host,
                     here.keys,
                     shards[other].public_key,
+                    shards[other].host,
                     task.fence,
                     self._own.vector,
                     incoming,
@@ -297,6 +302,7 @@ class NormEnd:
                 if other < mine:
                     self._sockets[other] = here.sockets.connect(
                         address,
+                        here.place.host,
                         here.keys,
                         task.fence,
                         *(self._own.vector, np.empty((1, size)), here.stop),

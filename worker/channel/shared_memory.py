@@ -13,6 +13,7 @@ need not ask the kernel to wake somebody with every post, a reader that sleeps s
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import threading
@@ -103,8 +104,12 @@ class _Peer:
 
     def check(self) -> None:
         """Raises PeerLost if it is gone."""
-        if not processes.is_there(self._process):
-            raise PeerLost(f"Process {self._process.pid} is gone.")
+        try:
+            if processes.is_there(self._process):
+                return
+        except OSError as error:  # no file descriptor is left to look with
+            raise PeerLost(f"Process {self._process.pid} cannot be looked at: {error.strerror}.") from error
+        raise PeerLost(f"Process {self._process.pid} is gone.")
 
 
 _GONE = "The process at the other end is gone."
@@ -274,9 +279,20 @@ class SharedInlet:
             self._seats[self._seat] = 0
 
 
+def memory_file(name: str) -> int:
+    """A file in memory, which goes with the last process that has it open or mapped; its size is to be sealed."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal_size(memfd: int) -> None:
+    """Makes the size of a file in memory final: whoever maps it would die of SIGBUS if another process cut it."""
+    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
 def _create(name: str, size: int) -> tuple[int, Region]:
-    file = os.memfd_create(name, os.MFD_CLOEXEC)
+    file = memory_file(name)
     os.ftruncate(file, size)
+    seal_size(file)
     region = Region(size)
     region.place(0, file, 0, size, writable=True)
     return file, region
@@ -287,7 +303,7 @@ def _open(pid: int, file: int, region: Region, at: int, size: int, *, writable: 
     mode = os.O_RDWR if writable else os.O_RDONLY
     try:
         opened = os.open(f"/proc/{pid}/fd/{file}", mode | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError, PermissionError) as error:  # of a zombie, or of a pid used again
+    except OSError as error:  # of a zombie, or of a pid or a descriptor used again
         raise PeerLost(_GONE) from error
     try:
         if os.fstat(opened).st_size < offset + size:

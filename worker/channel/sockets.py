@@ -1,13 +1,15 @@
 """The channel between processes of different machines: ZeroMQ over TCP, encrypted and authenticated by CurveZMQ.
 
 ZeroMQ carried the first parameter servers (Li et al. 2014). One connection joins a shard of the server and a worker and
-carries posts both ways: the shard's end binds, the worker's connects. Each knows the other's public key beforehand, and
-the key that a bound end expects gets in once, so nobody else does, and a broken connection is never mended: what was
-lost with it nobody could tell, and both ends say `PeerLost`.
+carries posts both ways: the shard's end binds, the worker's connects. Each knows the other's address and public key
+beforehand. A call from another address is hung up on before a byte of it is read, for ZeroMQ would keep as much of a
+stranger's handshake as of a post. The key that a bound end expects gets in once, so nobody else does, and a broken
+connection is never mended: what was lost with it nobody could tell, and both ends say `PeerLost`.
 
 A post is a header and then the vector, cut into frames, each a ZeroMQ message of its own. So encrypting, sending,
 decrypting and copying overlap, every frame is a sign of life, however long the vector, and the queues at both ends bound
-the memory that a peer can claim. They hold two posts: posting never waits for the reader.
+the memory that posts take: they hold two, and posting never waits for the reader. (Whoever has the key could still claim
+more, by messages of many parts, which ZeroMQ counts as one.)
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ class Sockets:
         host: str,
         keys: KeyPair,
         peer: bytes,
+        peer_host: str,
         fence: bytes,
         outgoing: Vector,
         incoming: Vector,
@@ -136,6 +139,7 @@ class Sockets:
             host: the IP address of this machine that the peer can reach.
             keys: of this process.
             peer: its public key; nobody else gets in.
+            peer_host: the IP address that it calls from; nobody else is listened to.
             fence: 16 bytes that name the run; posts of another run are refused.
             outgoing: shape (slots, size), sent by each post; every row contiguous.
             incoming: shape (slots, size) as the peer's `outgoing`, where its posts are written; every row contiguous.
@@ -149,8 +153,9 @@ class Sockets:
         socket.curve_secretkey = keys.secret
         socket.zap_domain = self._gate.expect(peer)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # nobody gets in should the gate be gone
+        socket.setsockopt(zmq.TCP_ACCEPT_FILTER, peer_host.encode())
         watch = self._watch(socket, zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        socket.bind(f"tcp://[{host}]:*" if socket.ipv6 else f"tcp://{host}:*")
+        socket.bind(f"tcp://{_in_url(host)}:*")
         address = SocketAddress(socket.get_string(zmq.LAST_ENDPOINT), keys.public)
         connection = _Connection(socket, watch, stop, patience, is_bound=True)
         return _end(connection, address, fence, outgoing, incoming, patience)
@@ -158,6 +163,7 @@ class Sockets:
     def connect(
         self,
         address: SocketAddress,
+        host: str,
         keys: KeyPair,
         fence: bytes,
         outgoing: Vector,
@@ -165,13 +171,14 @@ class Sockets:
         stop: threading.Event,
         patience: Patience = PATIENCE,
     ) -> SocketEnd:
-        """The worker's end of what is bound at `address`; the rest as for `bind`."""
+        """The worker's end of what is bound at `address`; calls from `host`, and the rest as for `bind`."""
         socket = self._socket(outgoing, incoming, patience)
         socket.ipv6 = "[" in address.endpoint
         socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
         socket.curve_serverkey = address.public_key
         watch = self._watch(socket, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        socket.connect(address.endpoint)
+        source, there = f"{_in_url(host)}:0", address.endpoint.removeprefix("tcp://")
+        socket.connect(f"tcp://{source};{there}")
         connection = _Connection(socket, watch, stop, patience, is_bound=False)
         return _end(connection, address, fence, outgoing, incoming, patience)
 
@@ -206,6 +213,10 @@ class Sockets:
             _close(socket)
         if self._sockets:
             self._context.term()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _close(socket: zmq.Socket[bytes]) -> None:

@@ -1,0 +1,102 @@
+"""Callers that are slow, or many: whoever keeps the server waiting makes room for others."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+MOST_CONNECTIONS = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+"""Half of this process's file descriptors are left for files, the store, and who is just coming."""
+
+MOST_WATCHERS = MOST_CONNECTIONS // 2
+"""So many callers may wait for jobs to change: others find room beside them."""
+
+MOST_AT_ONCE = min(2048, MOST_WATCHERS)
+"""So many come in before it is looked at who has to go."""
+
+_HEAD_SECONDS = 30.0
+"""Within which the head of a request comes whole."""
+
+
+class Room:
+    """The connections whose callers are waited for, longest first; when there are too many, the first one is closed.
+
+    Args:
+        most: how many connections there may be in all.
+
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._awaited: dict[Connection, None] = {}
+
+    def enter(self) -> None:
+        """There is one more."""
+        self._count += 1
+        if self._count > self._most and self._awaited:
+            next(iter(self._awaited)).abort()
+
+    def leave(self, connection: Connection) -> None:
+        """It is gone."""
+        self._count -= 1
+        self._awaited.pop(connection, None)
+
+    def note(self, connection: Connection, *, is_awaited: bool, since_now: bool = False) -> None:
+        """Whether the server waits for its caller; one that it has waited for already keeps its place, or begins anew."""
+        if since_now or not is_awaited:
+            self._awaited.pop(connection, None)
+        if is_awaited:
+            self._awaited.setdefault(connection)
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when its caller dawdles over the head of a request, or over anything when others wait."""
+
+    def __init__(self, room: Room, **given: Any) -> None:
+        super().__init__(**given)
+        self._room = room
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        """It has come."""
+        super().connection_made(transport)
+        self._note()
+        self._room.enter()
+
+    def data_received(self, data: bytes) -> None:
+        """Its caller has sent something."""
+        super().data_received(data)
+        self._note()
+
+    def on_response_complete(self) -> None:
+        """Its caller has an answer."""
+        super().on_response_complete()
+        self._note()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        super().connection_lost(exc)
+        self._await_head(False)
+        self._room.leave(self)
+
+    def abort(self) -> None:
+        """Closes it at once."""
+        self._room.note(self, is_awaited=False)
+        self.transport.abort()
+
+    def _note(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        is_idle = cycle is None or cycle.response_complete
+        self._await_head(is_idle)
+        self._room.note(self, is_awaited=cycle is None or is_idle or cycle.more_body, since_now=not is_idle)
+
+    def _await_head(self, is_awaited: bool) -> None:
+        if not is_awaited and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        elif is_awaited and self._deadline is None:
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self.abort)
