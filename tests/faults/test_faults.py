@@ -70,17 +70,20 @@ def test_a_job_whose_worker_freezes_is_resumed_with_the_same_bits_and_without_th
         all_end([worker])
 
 
-def test_a_worker_that_froze_before_it_had_a_job_costs_the_job_an_attempt(stack: RunningStack, dataset: str) -> None:
-    used = actors(events(stack, undisturbed(stack, lasting(dataset, 1))["id"]))
+def test_a_worker_that_froze_before_it_had_a_job_only_delays_the_job(stack: RunningStack, dataset: str) -> None:
+    job_id = undisturbed(stack, lasting(dataset, 1))["id"]
+    used = [event["data"].get("pid") for event in events(stack, job_id)]
 
     def idle() -> list[psutil.Process]:
-        return [each for each in descendants(stack) if each.name().startswith("ray::Worker") and each not in used]
+        workers = [process for process in descendants(stack) if process.name().startswith("ray::Worker")]
+        return [process for process in workers if process.pid not in used and is_there(process)]
 
     eventually(lambda: len(idle()) == 2)
     worker = idle()[0]
     with frozen(worker):
         job = train(stack.client, lasting(dataset, 1))
-        assert (job["state"], job["attempt"]) == ("succeeded", 2)
+        assert job["state"] == "succeeded"
+        assert job["attempt"] <= 2  # 1 where it froze before its driver could count on it
         all_end([worker])
 
 
