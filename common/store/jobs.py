@@ -122,6 +122,34 @@ class JobStore:
         return Created(answer[1], replayed=answer[0] == "replayed")
 
     @stored
+    def submitted(self, idempotency_key: str, digest: str) -> Created | None:
+        """What this key created, if that is still there; `submit` decides where the same comes twice at once.
+
+        Raises:
+            Invalid: the Idempotency-Key was used for something else.
+
+        """
+        used_for, job_id = self._client.hmget(keys.idempotency("jobs", idempotency_key), "digest", "id")
+        if used_for is None or job_id is None or not self._client.exists(keys.job(text(job_id))):
+            return None
+        if text(used_for) != digest:
+            raise reused()
+        return Created(text(job_id), replayed=True)
+
+    @stored
+    def has_ended(self, job_id: str) -> bool:
+        """Whether a job does not change any more.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        state = self._client.hget(keys.job(job_id), "state") if is_id(job_id, "job") else None
+        if state is None:
+            raise no_such_job()
+        return text(state) in TERMINAL
+
+    @stored
     def get(self, job_id: str) -> Job:
         """The job of that id.
 
