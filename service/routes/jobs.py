@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Response
@@ -20,9 +21,10 @@ from common.identifiers import new_id
 from common.lifecycle import TERMINAL, State
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.jobs import DryRun, EpochMetrics, Job, JobEvent
+from common.store.datasets import Created
 from service import problems
 from service.event_stream import BEGINNING, read_event_id, stream
-from service.merge_patch import merged
+from service.merge_patch import kinds_of, merged
 from service.routes.shared import Behind, Cursor, IdempotencyKey, JsonRoute, Limit, Listing, Services, errors
 from service.submission import Assessment, assess
 
@@ -118,10 +120,29 @@ def submit(
     dry_run: Annotated[bool, Query(description="Check only: nothing is stored.")] = False,
 ) -> Response | Job:
     """Submits a training job. It is on disk before this answers. Every fault of the request is reported at once."""
-    assessment = _assess(body, behind)
     if dry_run:
-        return JSONResponse(_dry_run(assessment).model_dump(mode="json"))
-    return _submit(body, assessment, behind, response, idempotency_key)
+        return JSONResponse(_dry_run(_assess(body, behind)).model_dump(mode="json"))
+    key = _Key.of(idempotency_key, body)
+    created = _replayed(key, behind) or _create(body, key, behind)
+    return _answer(created, behind, response)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """An Idempotency-Key with what was asked for under it."""
+
+    value: str | None
+    digest: str
+
+    @classmethod
+    def of(cls, value: str | None, body: Mapping[str, object], scope: str = "") -> _Key:
+        """The body is taken as it came; `scope` tells uses of one key apart."""
+        return cls(value, hashlib.sha256((scope + json.dumps(body, sort_keys=True)).encode()).hexdigest())
+
+
+def _replayed(key: _Key, behind: Services) -> Created | None:
+    """What the same request created before: looked for first, for what it was judged by may have changed since."""
+    return behind.stores.jobs.submitted(key.value, key.digest) if key.value else None
 
 
 def _assess(body: Mapping[str, object], behind: Services) -> Assessment:
@@ -129,29 +150,25 @@ def _assess(body: Mapping[str, object], behind: Services) -> Assessment:
     return assess(body, stores.datasets.get, stores.models.get, behind.settings, lambda: secrets.randbelow(2**31))
 
 
-def _submit(
-    body: Mapping[str, object],
-    assessment: Assessment,
-    behind: Services,
-    response: Response,
-    idempotency_key: str | None,
-    scope: str = "",
-) -> Job:
-    """Submits what was found without fault; `scope` tells uses of one Idempotency-Key apart."""
+def _create(body: Mapping[str, object], key: _Key, behind: Services) -> Created:
+    """Submits a request in which no fault is found."""
+    assessment = _assess(body, behind)
     if assessment.faults:
         raise problems.invalid(assessment.faults)
-    request = assessment.request
-    assert request is not None
+    assert assessment.request is not None
     assert assessment.task is not None
-    created = behind.stores.jobs.submit(
+    return behind.stores.jobs.submit(
         new_id("job"),
-        request,
+        assessment.request,
         assessment.task,
         given=body,
         max_queued=behind.settings.max_queued_jobs,
-        idempotency_key=idempotency_key,
-        digest=hashlib.sha256((scope + json.dumps(body, sort_keys=True)).encode()).hexdigest(),
+        idempotency_key=key.value,
+        digest=key.digest,
     )
+
+
+def _answer(created: Created, behind: Services, response: Response) -> Job:
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     response.headers["Location"] = f"/v1/jobs/{created.id}"
@@ -294,6 +311,10 @@ _RERUN = {
                 "examples": {
                     "same": {"summary": "Once more", "value": {}},
                     "longer": {"summary": "With a change", "value": {"training": {"epochs": 200}}},
+                    "faster": {
+                        "summary": "With another option of the same optimizer",
+                        "value": {"optimizer": {"learning_rate": 0.01}},
+                    },
                 },
             }
         }
@@ -316,8 +337,14 @@ def rerun(
     body: Annotated[dict[str, object] | None, Body()] = None,
 ) -> Job:
     """Submits a new job with the request of an earlier one, its seed included; what the body holds takes precedence."""
-    request = merged(behind.stores.jobs.given(job_id), body or {})
-    return _submit(request, _assess(request, behind), behind, response, idempotency_key, scope=f"rerun {job_id} ")
+    patch = body or {}
+    key = _Key.of(idempotency_key, patch, scope=f"rerun {job_id} ")
+    created = _replayed(key, behind)
+    if created is None:
+        jobs = behind.stores.jobs
+        request = merged(jobs.given(job_id), patch, kinds_of(jobs.get(job_id).request))
+        created = _create(request, key, behind)
+    return _answer(created, behind, response)
 
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))

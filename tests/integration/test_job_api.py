@@ -17,6 +17,7 @@ from common.settings import Settings
 from common.store.client import connect
 from common.store.stores import Stores
 from service.changes import Changes
+from service.merge_patch import merged
 from service.routes.shared import Services
 from tests.contract import a_progress, create, running, save_checkpoint, submit
 from tests.integration.test_api import UNKNOWN, app_of, refused
@@ -204,6 +205,61 @@ def test_a_rerun_is_the_request_as_it_came_with_the_same_seed(api: TestClient, s
         ("/epochs", "unknown_field")
     ]
     refused(api.post(f"/v1/jobs/{first['id']}/rerun", json=[1]), 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("given", "patch"),
+    [
+        ({}, {"optimizer": {"learning_rate": 0.1}}),
+        ({"optimizer": "sgd"}, {"optimizer": {"learning_rate": 0.1}}),
+        ({}, {"validation": {"fraction": 0.2}}),
+        ({"cluster": {"synchrony": "local_steps"}}, {"cluster": {"synchrony": {"steps": 8}}}),
+    ],
+)
+def test_a_rerun_changes_options_of_a_choice_that_was_left_at_its_default_or_given_bare(
+    api: TestClient, stores: Stores, given: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    first = api.post("/v1/jobs", json={"dataset_id": create(stores).id, "target": "species", **given}).json()
+    answer = api.post(f"/v1/jobs/{first['id']}/rerun", json=patch)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["request"] == merged(first["request"], patch)
+
+
+def with_key(api: TestClient, path: str, body: object) -> Any:
+    return api.post(path, json=body, headers={"Idempotency-Key": "k"})
+
+
+def test_the_same_request_has_the_same_answer_whatever_has_changed_around_it(
+    api: TestClient, stores: Stores, settings: Settings
+) -> None:
+    dataset = create(stores).id
+    body = {"dataset_id": dataset, "target": "species", "cluster": {"workers": 4}}
+    first = with_key(api, "/v1/jobs", body).json()["id"]
+    stores.jobs.cancel(first)
+    stores.datasets.delete(dataset)
+    services = app_of(api).state.services
+    app_of(api).state.services = replace(services, settings=settings.model_copy(update={"max_workers": 1}))
+    again = with_key(api, "/v1/jobs", body)
+    assert (again.status_code, again.json()["id"]) == (201, first)
+    assert (again.headers["Idempotent-Replayed"], again.headers["Location"]) == ("true", f"/v1/jobs/{first}")
+    refused(with_key(api, "/v1/jobs", {**body, "priority": "high"}), 422, "idempotency_key_reused")
+    assert api.post("/v1/jobs?dry_run=true", json=body, headers={"Idempotency-Key": "k"}).status_code == 404
+    stores.jobs.delete(first)  # and the key is free again
+    refused(with_key(api, "/v1/jobs", body), 404, "dataset_not_found")
+
+
+def test_the_same_rerun_has_the_same_answer_whatever_has_changed_around_it(api: TestClient, stores: Stores) -> None:
+    dataset = create(stores).id
+    job_id = api.post("/v1/jobs", json={"dataset_id": dataset, "target": "species"}).json()["id"]
+    path = f"/v1/jobs/{job_id}/rerun"
+    first = with_key(api, path, {"priority": 1}).json()["id"]
+    for ended in (job_id, first):
+        stores.jobs.cancel(ended)
+    stores.datasets.delete(dataset)
+    stores.jobs.delete(job_id)
+    again = with_key(api, path, {"priority": 1})
+    assert (again.status_code, again.json()["id"], again.headers["Idempotent-Replayed"]) == (201, first, "true")
+    refused(with_key(api, path, {"priority": "high"}), 422, "idempotency_key_reused")
 
 
 def test_predicting_with_a_job_that_has_learned_nothing_is_refused(api: TestClient, stores: Stores) -> None:
