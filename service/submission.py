@@ -73,6 +73,7 @@ def assess(
         base = _base(request.base_model_id, find_model, found)
     if base is not None and "network" not in body:
         request = request.model_copy(update={"network": _network_of(base)})
+    request = request.model_copy(update={"cluster": _allowed(request.cluster, settings)})
     try:
         dataset = find_dataset(request.dataset_id)
     except NotFound:
@@ -97,6 +98,13 @@ def _base(model_id: str, find_model: Callable[[str], Model], found: Assessment) 
 
 def _network_of(base: Model) -> training.NetworkShape:
     return training.NetworkShape.model_validate(base.lineage.request["network"])
+
+
+def _allowed(cluster: training.Cluster, settings: Settings) -> training.Cluster:
+    """A default must not be refused: where no number of workers is given, there are no more than the operator allows."""
+    if "workers" in cluster.model_fields_set or settings.max_workers is None:
+        return cluster
+    return cluster.model_copy(update={"workers": min(cluster.workers, settings.max_workers)})
 
 
 def _check_base(request: TrainingRequest, base: Model, found: Assessment) -> None:

@@ -253,7 +253,8 @@ class Cluster(Record):
     """How many processes take part, and how they keep step."""
 
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 2
-    """Processes that compute gradients, each on its part of every batch."""
+    """Processes that compute gradients, each on its part of every batch. Left out: 2, or 1 where the operator allows no
+    more."""
     servers: Annotated[int, Field(ge=1, le=MAX_SERVERS)] = 1
     """Processes that the parameters are split over."""
     synchrony: Annotated[Synchrony, _synchrony] = Synchronous()
@@ -293,7 +294,7 @@ class TrainingRequest(Record):
     cluster: Cluster = Cluster()
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher starts first."""
-    labels: Annotated[dict[LabelText, Annotated[str, Field(max_length=200)]], Field(max_length=MAX_LABELS)] = {}
+    labels: Annotated[dict[LabelText, Name], Field(max_length=MAX_LABELS)] = {}
     base_model_id: Annotated[str, Field(max_length=100)] | None = None
     """A model to begin with, of the same task: its weights are kept where columns, categories and classes are the same,
     and its hidden layers are taken over where `network` is not given."""

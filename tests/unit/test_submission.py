@@ -396,3 +396,18 @@ def test_the_memory_estimate_knows_what_each_synchrony_keeps() -> None:
     needed = [judge(cluster={"workers": 4, "synchrony": kind}).memory_bytes or 0 for kind in kinds]
     assert needed == sorted(needed)
     assert len(set(needed)) == 3
+
+
+def test_the_default_number_of_workers_is_within_the_operators_limit() -> None:
+    def workers(most: int | None, **request: Any) -> int:
+        found = judge(settings=Settings(max_workers=most), **request)
+        assert found.faults == []
+        assert found.request is not None
+        return found.request.cluster.workers
+
+    assert [workers(most) for most in (1, 2, 64, None)] == [1, 2, 2, 2]
+    assert workers(1, cluster={"servers": 1}) == 1
+    refused = judge(settings=Settings(max_workers=1), cluster={"workers": 2})  # what was asked for is not changed
+    assert told(refused) == [("/cluster/workers", "out_of_range")]
+    other = judge(settings=Settings(max_workers=1), cluster={"servers": 0})
+    assert told(other) == [("/cluster/servers", "out_of_range")]

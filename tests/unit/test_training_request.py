@@ -314,7 +314,7 @@ def test_every_fault_is_told_at_once_each_at_its_place() -> None:
         "optimizer": {"kind": "adam", "learning_rate": 0, "beta1": 1, "momentum": 0.9},
         "network": {"layers": [{"kind": "dense", "units": 0}, {"kind": "dense"}, "conv2d", "M4RKER"]},
         "training": {"epochs": 1.5},
-        "labels": {"ok": 1, "not ok": "x"},
+        "labels": {"ok": 1, "not ok": "x", "odd": "a\u202eb"},
         "unknown": 1,
     }
     assert {(fault.pointer, fault.code) for fault in faults(body)} == {
@@ -333,8 +333,16 @@ def test_every_fault_is_told_at_once_each_at_its_place() -> None:
         ("/training/epochs", "wrong_type"),
         ("/labels/ok", "wrong_type"),
         ("/labels/not ok", "wrong_form"),
+        ("/labels/odd", "invalid_name"),
         ("/unknown", "unknown_field"),
     }
+
+
+@pytest.mark.parametrize("value", ["\0", "a\nb", "\u202e", "\u2028", "\x7f"])
+def test_a_label_that_cannot_be_shown_is_refused_as_such_a_name_is(value: str) -> None:
+    for field, pointer in (({"name": value}, "/name"), ({"labels": {"team": value}}, "/labels/team")):
+        assert [(fault.pointer, fault.code) for fault in faults({**MINIMAL, **field})] == [(pointer, "invalid_name")]
+    assert shown({**MINIMAL, "labels": {"team": "é ✓", "empty": ""}})["labels"] == {"team": "é ✓", "empty": ""}
 
 
 ANYTHING = st.recursive(
