@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import redis
@@ -16,13 +16,15 @@ from common.store.client import Client, text
 _PAUSE_SECONDS = 0.5
 """Before another try when Redis is away."""
 _LISTEN_SECONDS = 1.0
+_APART_SECONDS = 0.18
+"""Between two wakes of those who wait for the same job, however often it changes: with the look that follows, they know
+within a fifth of a second."""
 
 
 class Changed:
     """One request's view of a job: set when it has changed, or may have."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> bool:
@@ -36,8 +38,37 @@ class Changed:
         return True
 
     def tell(self) -> None:
-        """Called from any thread."""
-        self._loop.call_soon_threadsafe(self._event.set)
+        """Ends the wait."""
+        self._event.set()
+
+
+class _Watchers(set[Changed]):
+    """All who wait for one job: woken together, and not too often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
+        self._woken = -_APART_SECONDS
+
+    def tell(self) -> None:
+        """Wakes them as soon as may be; called from any thread."""
+        self._loop.call_soon_threadsafe(self._plan)
+
+    def after_rest(self, call: Callable[[], None]) -> None:
+        """Calls it when they may be woken again."""
+        self._loop.call_at(self._woken + _APART_SECONDS, call)
+
+    def _plan(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self.after_rest(self._wake)
+
+    def _wake(self) -> None:
+        self._is_due = False
+        self._woken = self._loop.time()
+        for changed in self:
+            changed.tell()
 
 
 class Changes:
@@ -56,7 +87,7 @@ class Changes:
         self._most = most
         self._count = 0
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Changed]] = {}
+        self._waiting: dict[str, _Watchers] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
 
@@ -94,16 +125,20 @@ class Changes:
         changed = Changed()
         with self._lock:
             self._count += 1
-            self._waiting.setdefault(job_id, set()).add(changed)
+            waiting = self._waiting.setdefault(job_id, _Watchers())
+            waiting.add(changed)
         try:
             yield changed
         finally:
-            with self._lock:
-                self._count -= 1
-                waiting = self._waiting[job_id]
-                waiting.discard(changed)
-                if not waiting:
-                    del self._waiting[job_id]
+            self._count -= 1
+            waiting.discard(changed)
+            if not waiting:
+                waiting.after_rest(lambda: self._forget(job_id))  # who was woken and comes again is not woken at once
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            if not self._waiting.get(job_id, True):
+                del self._waiting[job_id]
 
     def _listen(self) -> None:
         while not self._stop.is_set():
@@ -120,11 +155,10 @@ class Changes:
 
     def _tell(self, job_id: str) -> None:
         with self._lock:
-            for changed in self._waiting.get(job_id, ()):
-                changed.tell()
+            if waiting := self._waiting.get(job_id):
+                waiting.tell()
 
     def _tell_all(self) -> None:
         with self._lock:
-            for waiting in self._waiting.values():
-                for changed in waiting:
-                    changed.tell()
+            for waiting in filter(None, self._waiting.values()):
+                waiting.tell()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
 
-from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from common.errors import Fault, Invalid, NotFound, StoreUnavailable
@@ -13,7 +14,9 @@ from common.lifecycle import TERMINAL
 from common.schemas.jobs import JobEvent
 from common.store.client import to_json
 from common.store.history import HistoryStore
+from common.store.jobs import JobStore
 from service.changes import Changes
+from service.shared_reads import SharedReads
 
 BEGINNING = "0-0"
 """Before all events."""
@@ -38,28 +41,62 @@ def read_event_id(value: str | None) -> str:
     return value
 
 
-def is_last(event: JobEvent) -> bool:
-    """Whether nothing follows this event."""
-    return event.kind == "state" and event.data.get("state") in TERMINAL
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new of a job."""
+
+    events: list[JobEvent]
+    encoded: bytes
+    """The same as server-sent events."""
+    is_all: bool
+    """Whether nothing will follow."""
 
 
-async def stream(history: HistoryStore, changes: Changes, job_id: str, after: str) -> AsyncIterator[bytes]:
+class EventReader:
+    """Looks for the news of jobs, once for all who are at the same place."""
+
+    def __init__(self, jobs: JobStore, history: HistoryStore, reads: SharedReads) -> None:
+        self._jobs = jobs
+        self._history = history
+        self._reads = reads
+
+    async def after(self, job_id: str, place: str) -> News:
+        """The news after the event of that id.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        return await self._reads.read(("events", job_id, place), partial(self._look, job_id, place))
+
+    def _look(self, job_id: str, place: str) -> News:
+        has_ended = self._jobs.has_ended(job_id)  # before the events: its last one is then among them
+        events = self._history.events(job_id, place)
+        is_all = has_ended or any(map(_is_last, events[-1:]))
+        return News(events, b"".join(map(_encode, events)), is_all)
+
+
+async def stream(reader: EventReader, changes: Changes, job_id: str, after: str) -> AsyncIterator[bytes]:
     """The events after `after`, as they happen, until the job has ended or is deleted, or the server stops."""
     with changes.of(job_id) as changed:
         while not changes.is_stopping:
             try:
-                events = await run_in_threadpool(history.events, job_id, after)
+                news = await reader.after(job_id, after)
             except NotFound:
                 return
             except StoreUnavailable:
-                events = []
-            for event in events:
-                after = event.id
-                yield _encode(event)
-                if is_last(event):
-                    return
-            if not events and not await changed.wait(_LOOK_SECONDS):
+                news = News([], b"", is_all=False)
+            if news.events:
+                after = news.events[-1].id
+                yield news.encoded
+            if news.is_all:
+                return
+            if not await changed.wait(_LOOK_SECONDS):
                 yield KEEPALIVE_COMMENT
+
+
+def _is_last(event: JobEvent) -> bool:
+    return event.kind == "state" and event.data.get("state") in TERMINAL
 
 
 def _encode(event: JobEvent) -> bytes:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, Field
 
 from common.errors import Fault, Invalid
 from common.identifiers import new_id
@@ -23,7 +23,7 @@ from common.schemas.checkpoints import Checkpoint
 from common.schemas.jobs import DryRun, EpochMetrics, Job, JobEvent
 from common.store.datasets import Created
 from service import problems
-from service.event_stream import BEGINNING, read_event_id, stream
+from service.event_stream import EventReader, read_event_id, stream
 from service.merge_patch import kinds_of, merged
 from service.routes.shared import Behind, Cursor, IdempotencyKey, JsonRoute, Limit, Listing, Services, errors
 from service.submission import Assessment, assess
@@ -189,14 +189,20 @@ def _dry_run(assessment: Assessment) -> DryRun:
     )
 
 
+_OR_EMPTY = BeforeValidator(lambda value: value or None)
+"""A filter that is named and says nothing is none."""
+
+
 @router.get("", responses=errors(422))
 def list_jobs(
     behind: Behind,
     limit: Limit = 50,
     cursor: Cursor = None,
-    state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+    state: Annotated[State | None, _OR_EMPTY, Query(description="Only jobs in this state.")] = None,
     label: Annotated[
-        str | None, Query(max_length=300, description="Only jobs with this label, as `key:value`.")
+        Annotated[str, Field(max_length=300)] | None,
+        _OR_EMPTY,
+        Query(description="Only jobs with this label, as `key:value`."),
     ] = None,
 ) -> Listing[Job]:
     """Jobs, newest first."""
@@ -205,7 +211,7 @@ def list_jobs(
     return Listing.of(behind.stores.jobs.page(limit, cursor, state=state, label=label))
 
 
-@router.get("/{job_id}", responses=errors(404, 422))
+@router.get("/{job_id}", response_model=Job, responses=errors(404, 422))
 async def show(
     job_id: str,
     behind: Behind,
@@ -213,21 +219,26 @@ async def show(
         float, Query(ge=0, le=_MOST_WAIT, description="Answer when the revision passes `revision`, or after so long.")
     ] = 0.0,
     revision: Annotated[int | None, Query(ge=0, description="The revision already known; the current one.")] = None,
-) -> Job:
+) -> Response:
     """A job as it stands. With `wait`, as soon as it is newer than what the caller knows: `?wait=30&revision=12`."""
+
+    def look() -> tuple[Job, str]:
+        job = behind.stores.jobs.get(job_id)
+        return job, job.model_dump_json()  # which also is done once for all who wait
+
     if wait:
         behind.changes.check_room()
     until = time.monotonic() + wait
     with behind.changes.of(job_id) as changed:
-        job = await run_in_threadpool(behind.stores.jobs.get, job_id)
+        job, answer = await behind.reads.read(("job", job_id), look)
         known = job.revision if revision is None else revision
         while job.revision <= known and job.state not in TERMINAL and not behind.changes.is_stopping:
             left = until - time.monotonic()
             if left <= 0:
                 break
             await changed.wait(min(left, _LOOK_SECONDS))
-            job = await run_in_threadpool(behind.stores.jobs.get, job_id)
-    return job
+            job, answer = await behind.reads.read(("job", job_id), look)
+    return Response(answer, media_type="application/json")
 
 
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -256,17 +267,14 @@ async def events(
     that was cut off goes on with `Last-Event-ID`, and misses none.
     """
     after = read_event_id(last_event_id)
-    found = await run_in_threadpool(behind.stores.history.events, job_id, after)
     if "text/event-stream" not in accept.lower():
-        return Events(data=found)
-    if not found and after != BEGINNING:
-        job = await run_in_threadpool(behind.stores.jobs.get, job_id)
-        if job.state in TERMINAL:
-            return Response(status_code=204)  # which tells browsers not to come back
+        return Events(data=await run_in_threadpool(behind.stores.history.events, job_id, after))
+    reader = EventReader(behind.stores.jobs, behind.stores.history, behind.reads)
+    news = await reader.after(job_id, after)
+    if news.is_all and not news.events:
+        return Response(status_code=204)  # which tells browsers not to come back
     behind.changes.check_room()
-    return EventSourceResponse(
-        stream(behind.stores.history, behind.changes, job_id, after), headers={"Cache-Control": "no-store"}
-    )
+    return EventSourceResponse(stream(reader, behind.changes, job_id, after), headers={"Cache-Control": "no-store"})
 
 
 @router.get("/{job_id}/checkpoints", responses=errors(404))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -20,6 +20,7 @@ from service.changes import Changes
 from service.connections import MOST_WATCHERS
 from service.middleware import KeyRing
 from service.predictor import Predictor
+from service.shared_reads import SharedReads
 
 Item = TypeVar("Item")
 
@@ -33,6 +34,7 @@ class Services:
     predictor: Predictor
     keys: KeyRing
     changes: Changes
+    reads: SharedReads = field(default_factory=SharedReads)
 
     @classmethod
     def over(cls, settings: Settings, stores: Stores) -> Services:
@@ -41,8 +43,13 @@ class Services:
         return cls(settings, stores, predictor, KeyRing(stores.access), Changes(stores.client, MOST_WATCHERS))
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     """The services of the app that a request came to."""
+    return services_of(request)
+
+
+def services_of(request: Request) -> Services:
+    """The same, for who is no route."""
     found: Services = request.app.state.services
     return found
 
@@ -55,7 +62,7 @@ def check_key(request: Request, behind: Behind) -> None:
     behind.keys.check(request.headers.get("authorization"))
 
 
-def check_query(request: Request) -> None:
+async def check_query(request: Request) -> None:
     """Refuses query parameters that a route does not have: a misspelt `dry_run` must not start a job.
 
     Raises:
@@ -116,7 +123,9 @@ class JsonRoute(APIRoute):
         async def strictly(request: Request) -> Response:
             if not takes_body:
                 return await handle(request)
-            await run_in_threadpool(check_key, request, services(request))  # before anything of the body is looked at
+            await run_in_threadpool(
+                check_key, request, services_of(request)
+            )  # before anything of the body is looked at
             strict = _StrictRequest(request.scope, request.receive)
             if may_be_empty and not await strict.body():
                 return await handle(strict)

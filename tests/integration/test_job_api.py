@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,17 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from common.schemas.jobs import JobEvent
 from common.settings import Settings
-from common.store.client import connect
+from common.store import keys
+from common.store.client import Client, connect
+from common.store.history import HistoryStore
 from common.store.stores import Stores
 from service.changes import Changes
+from service.event_stream import BEGINNING, EventReader, stream
 from service.merge_patch import merged
 from service.routes.shared import Services
+from service.shared_reads import SharedReads
 from tests.contract import a_progress, create, running, save_checkpoint, submit
 from tests.integration.test_api import UNKNOWN, app_of, refused
 
@@ -156,6 +162,123 @@ def test_a_stream_that_waits_ends_with_its_job(api: TestClient, stores: Stores) 
     assert seen[0][-1][2]["state"] == "cancelled"
 
 
+class Meanwhile(HistoryStore):
+    """In which something happens right after the first reading of events."""
+
+    def __init__(self, client: Client, happens: Callable[[], None]) -> None:
+        super().__init__(client)
+        self._happens: list[Callable[[], None]] = [happens]
+
+    def events(self, job_id: str, after: str | None = None) -> list[JobEvent]:
+        found = super().events(job_id, after)
+        if self._happens:
+            self._happens.pop()()
+        return found
+
+
+def ends_meanwhile(api: TestClient, stores: Stores) -> str:
+    """A job that ends right after its events have been read for the first time."""
+    claim = running(stores)
+    services = app_of(api).state.services
+    history = Meanwhile(stores.client, lambda: stores.jobs.end_cancelled(claim))
+    app_of(api).state.services = replace(services, stores=replace(stores, history=history))
+    return claim.job_id
+
+
+def test_the_last_event_is_told_although_it_comes_between_two_looks(api: TestClient, stores: Stores) -> None:
+    job_id = ends_meanwhile(api, stores)
+    last = stores.history.events(job_id)[-1].id
+    ((kind, _, data),) = lines(api, job_id, last)
+    assert (kind, data["state"]) == ("state", "cancelled")
+
+
+def test_a_stream_from_a_place_after_all_events_ends_with_its_job(api: TestClient, stores: Stores) -> None:
+    assert lines(api, ends_meanwhile(api, stores), "9999999999999999-0") == []
+
+
+def test_a_stream_of_an_ended_job_whose_events_are_lost_ends(api: TestClient, stores: Stores) -> None:
+    claim = running(stores)
+    stores.jobs.end_cancelled(claim)
+    stores.client.delete(keys.job_events(claim.job_id))
+    for last in ("", "1-0", "9999999999999999-0"):
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+        assert api.get(f"/v1/jobs/{claim.job_id}/events", headers=headers).status_code == 204
+
+
+def calls(stores: Stores, command: str) -> int:
+    """How often the store was asked this."""
+    statistics = stores.client.info("commandstats")
+    return int(statistics.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+def test_the_store_is_read_for_all_watchers_of_a_job_at_once(stores: Stores, changes: Changes) -> None:
+    claim = running(stores)
+    reader, watchers, told = EventReader(stores.jobs, stores.history, SharedReads()), 100, 30
+
+    def change() -> None:
+        for epoch in range(told):
+            stores.jobs.record(claim, kind="progress", event={"epoch": epoch})
+        stores.jobs.end_cancelled(claim)
+
+    async def scenario() -> list[bytes]:
+        has_begun = asyncio.Semaphore(0)
+
+        async def watch() -> bytes:
+            seen = b""
+            async for piece in stream(reader, changes, claim.job_id, BEGINNING):
+                seen += piece
+                has_begun.release()
+            return seen
+
+        watching = [asyncio.create_task(watch()) for _ in range(watchers)]
+        for _ in watching:
+            await has_begun.acquire()
+        await asyncio.to_thread(change)
+        return await asyncio.gather(*watching)
+
+    before, began = calls(stores, "xrange"), time.monotonic()
+    seen = asyncio.run(scenario())
+    wakes = 2 + (time.monotonic() - began) / 0.18
+    assert calls(stores, "xrange") - before <= 2 * wakes  # and not one for each watcher
+    assert set(seen) == {seen[0]}
+    assert seen[0].count(b"event: progress") == told
+    assert seen[0].count(b"event: state") == 4
+
+
+def test_watchers_of_a_busy_job_are_woken_a_few_times_a_second_and_miss_no_change(
+    stores: Stores, changes: Changes
+) -> None:
+    claim = running(stores)
+    is_over = threading.Event()
+
+    def keep_busy() -> None:
+        while not is_over.wait(0.002):
+            stores.jobs.record(claim, progress=a_progress(1))
+
+    async def wakes_in(seconds: float) -> int:
+        wakes = 0
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with changes.of(claim.job_id) as changed:  # each time anew, as long polls do
+                wakes += await changed.wait(left)
+        return wakes
+
+    async def last_change_is_told() -> bool:
+        with changes.of(claim.job_id) as changed:
+            await changed.wait(1)
+            await asyncio.to_thread(stores.jobs.end_cancelled, claim)
+            return await changed.wait(2)
+
+    async def scenario() -> None:
+        busy = asyncio.create_task(asyncio.to_thread(keep_busy))
+        assert 2 <= await wakes_in(1.0) <= 6
+        is_over.set()
+        await busy
+        assert await last_change_is_told()
+
+    asyncio.run(scenario())
+
+
 def test_pausing_and_resuming_follow_the_states(api: TestClient, stores: Stores) -> None:
     job_id = submit(stores)
     assert api.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "paused"
@@ -260,6 +383,22 @@ def test_the_same_rerun_has_the_same_answer_whatever_has_changed_around_it(api: 
     again = with_key(api, path, {"priority": 1})
     assert (again.status_code, again.json()["id"], again.headers["Idempotent-Replayed"]) == (201, first, "true")
     refused(with_key(api, path, {"priority": "high"}), 422, "idempotency_key_reused")
+
+
+def test_a_filter_that_says_nothing_is_none(api: TestClient, stores: Stores) -> None:
+    seen, paused = submit(stores, labels={"team": "vision"}), submit(stores)
+    stores.jobs.pause(paused)
+
+    def listed(query: str) -> list[str]:
+        return [job["id"] for job in api.get(f"/v1/jobs?{query}").json()["data"]]
+
+    assert listed("state=&label=") == [paused, seen]
+    assert listed("state=&label=team:vision") == [seen]
+    assert listed("state=paused&label=") == [paused]
+    for query in ("state=asleep", "label=" + "a:" * 200):
+        refused(api.get(f"/v1/jobs?{query}"), 422, "invalid_request")
+    parameters = {one["name"]: one for one in app_of(api).openapi()["paths"]["/v1/jobs"]["get"]["parameters"]}
+    assert "paused" in str(parameters["state"]["schema"])
 
 
 def test_predicting_with_a_job_that_has_learned_nothing_is_refused(api: TestClient, stores: Stores) -> None:
