@@ -846,7 +846,6 @@ def test_a_page_that_cannot_be_is_refused(api: TestClient, path: str, query: dic
     ("query", "place", "code"),
     [
         ({"state": MARK}, "state", "unknown_choice"),
-        ({"state": ""}, "state", "unknown_choice"),
         ({"label": MARK}, "label", "wrong_form"),
         ({"label": "a:" + "x" * 300}, "label", "out_of_range"),
     ],
