@@ -11,7 +11,7 @@ import redis
 
 from common.errors import Busy
 from common.store import keys
-from common.store.client import Client, text
+from common.store.client import Client
 
 _PAUSE_SECONDS = 0.5
 """Before another try when Redis is away."""
@@ -149,11 +149,12 @@ class Changes:
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=_LISTEN_SECONDS)
                         if message is not None:
-                            self._tell(text(message["data"]))
+                            self._tell(message["data"])
             except redis.RedisError:
                 self._stop.wait(_PAUSE_SECONDS)
 
-    def _tell(self, job_id: str) -> None:
+    def _tell(self, said: bytes) -> None:
+        job_id = said.decode(errors="replace")  # whatever else was said is no job's id
         with self._lock:
             if waiting := self._waiting.get(job_id):
                 waiting.tell()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
-from common.errors import Conflict, CorruptRecord, NotFound
+from common.errors import Conflict, CorruptRecord, NotFound, StoreUnavailable
 from common.settings import Settings
 from common.store.stores import Stores
 
@@ -35,17 +34,16 @@ class Housekeeping:
     def tidy(self) -> None:
         """Does some of what is to be done."""
         jobs = self._stores.jobs
-        for job_id in self._stores.history.to_archive(_MOST_AT_ONCE):
-            self._stores.history.archive(job_id)
         days = self._settings.keep_jobs_days
         before = None if days is None else self._now() - timedelta(days=days)
-        for job_id in jobs.surplus(self._settings.keep_jobs, before)[:_MOST_AT_ONCE]:
-            with suppress(NotFound, Conflict, CorruptRecord):
-                jobs.delete(job_id)
-        for job_id in self._stores.files.jobs_with_checkpoints():
-            if self._needs_none(job_id):
-                log.info("the checkpoints of %s are removed", job_id)
-                self._stores.checkpoints.discard(job_id)
+        _each(self._stores.history.to_archive(_MOST_AT_ONCE), self._stores.history.archive)
+        _each(jobs.surplus(self._settings.keep_jobs, before)[:_MOST_AT_ONCE], jobs.delete)
+        _each(self._stores.files.jobs_with_checkpoints(), self._discard_unneeded)
+
+    def _discard_unneeded(self, job_id: str) -> None:
+        if self._needs_none(job_id):
+            log.info("the checkpoints of %s are removed", job_id)
+            self._stores.checkpoints.discard(job_id)
 
     def _needs_none(self, job_id: str) -> bool:
         """Whether a job is gone, or has ended with all that it has learned in a model."""
@@ -55,3 +53,16 @@ class Housekeeping:
             return True
         except CorruptRecord:  # somebody may mend it
             return False
+
+
+def _each(job_ids: Iterable[str], tidy: Callable[[str], None]) -> None:
+    """Does something for each job: one that is damaged keeps none of the others from it."""
+    for job_id in job_ids:
+        try:
+            tidy(job_id)
+        except StoreUnavailable:
+            raise
+        except (NotFound, Conflict):
+            log.debug("%s has changed in between", job_id)
+        except Exception:
+            log.exception("%s cannot be tidied up", job_id)

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from common.identifiers import new_id
 from common.schemas.cluster import Node, SupervisorReport
 from common.schemas.jobs import Job, JobError
 from common.settings import Settings
+from common.store.client import tell_once
 from common.store.jobs import Claim, Lease
 from common.store.stores import Stores
 from worker.admission import cpus_of_worker, too_large_for
@@ -30,6 +32,8 @@ from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
 log = logging.getLogger("chainrule.supervisor")
 
 _TICK_SECONDS = 0.1
+_FAILED_SECONDS = 1.0
+"""After a step that nobody foresaw to fail, so that the log does not grow without end."""
 _REPORT_SECONDS = 2.0
 _TIDY_SECONDS = 30.0
 _SILENT_SECONDS = 30.0
@@ -128,9 +132,11 @@ class Supervisor:
         self._children: list[Child] = []
         self._nodes: tuple[Node, ...] = ()
         self._stopping = False
+        self._wake = threading.Event()
         self._was_ready = False
         self._failures = 0
-        self._too_large: dict[str, tuple[float, ...]] = {}
+        self._set_aside: dict[str, tuple[float, ...]] = {}
+        """Jobs that do not start while the machines are these."""
         self._housekeeping = Housekeeping(settings, stores, now)
         self._start_after = self._renew_after = self._report_after = self._tidy_after = 0.0
 
@@ -138,17 +144,25 @@ class Supervisor:
         """Works until `stop`; what it held then goes back into the queue."""
         try:
             while not self._stopping:
-                try:
-                    self.step()
-                except ChainruleError as error:  # nothing is decided without Redis
-                    log.warning("waiting: %s", error.message)
-                self.listen(_TICK_SECONDS)
+                self._survive(self.step)
+                self._survive(lambda: self.listen(_TICK_SECONDS))
         finally:
             self._leave()
+
+    def _survive(self, act: Callable[[], object]) -> None:
+        """Does something that may fail: a supervisor that ended would take all jobs with it, not the one that is damaged."""
+        try:
+            act()
+        except ChainruleError as error:  # nothing is decided without Redis
+            log.warning("waiting: %s", error.message)
+        except Exception:
+            log.exception("a step failed")
+            self._wake.wait(_FAILED_SECONDS)
 
     def stop(self) -> None:
         """Ends `run`; may be called from a signal handler."""
         self._stopping = True
+        self._wake.set()
         self._messages.put(None)
 
     def step(self) -> None:
@@ -256,7 +270,12 @@ class Supervisor:
         job, cpus = found
         if self._running() + cpus > self._cpus() * (1 + 1e-9):
             return
-        claim = self._stores.jobs.claim(job.id)
+        try:
+            claim = self._stores.jobs.claim(job.id)
+        except CorruptRecord as error:  # the record was read: damage lies beside it, and the job may start another time
+            log.warning("%s cannot start: %s", job.id, error.message)
+            self._set_aside[job.id] = self._machines()
+            return
         if claim is not None:
             log.info("%s starts", job.id)
             child.heard = self._clock()
@@ -264,26 +283,24 @@ class Supervisor:
 
     def _next_job(self) -> tuple[Job, float] | None:
         """The first job in the queue that the cluster is large enough for, and the processors it is to have."""
-        machines = tuple(node.cpus for node in self._nodes)
+        machines = self._machines()
         queue = self._stores.jobs.queue()
-        if len(self._too_large) > 2 * len(queue):
-            self._too_large = {job_id: self._too_large[job_id] for job_id in queue if job_id in self._too_large}
-        new = [job_id for job_id in queue if self._too_large.get(job_id) != machines]
+        if len(self._set_aside) > 2 * len(queue):
+            self._set_aside = {job_id: self._set_aside[job_id] for job_id in queue if job_id in self._set_aside}
+        new = [job_id for job_id in queue if self._set_aside.get(job_id) != machines]
         for job_id in new[:_MOST_JUDGED]:
             try:
                 job = self._stores.jobs.get(job_id)
+                workers = job.request.cluster.workers
+                share = cpus_of_worker(workers, machines)
+                if share is not None:
+                    return job, share * workers
+                self._set_aside[job_id] = machines
+                self._stores.jobs.explain_wait(job_id, too_large_for(workers, machines))
             except NotFound:  # cancelled and deleted in between, or removed by hand
                 self._stores.jobs.unqueue(job_id)
-                continue
             except CorruptRecord as error:
                 self._bury(job_id, error)
-                continue
-            workers = job.request.cluster.workers
-            share = cpus_of_worker(workers, machines)
-            if share is not None:
-                return job, share * workers
-            self._too_large[job_id] = machines
-            self._stores.jobs.explain_wait(job_id, too_large_for(workers, machines))
         return None
 
     def _bury(self, job_id: str, error: CorruptRecord) -> None:
@@ -294,9 +311,13 @@ class Supervisor:
             if claim is not None:
                 self._stores.jobs.fail(claim, JobError(code="state_lost", message="The record of the job is damaged."))
                 return
-        except CorruptRecord:
-            log.exception("%s cannot be ended", job_id)
+        except (CorruptRecord, FenceLost) as failure:
+            log.warning("%s cannot be ended, and stands in the queue no more: %s", job_id, failure.message)
         self._stores.jobs.unqueue(job_id)
+
+    def _machines(self) -> tuple[float, ...]:
+        """Processors of each machine of the cluster."""
+        return tuple(node.cpus for node in self._nodes)
 
     def _running(self) -> float:
         """Processors that its jobs have."""
@@ -310,18 +331,27 @@ class Supervisor:
 
     def _renew(self) -> None:
         for child in self._children:
-            if child.claim is not None and not self._stores.jobs.renew(child.claim):
-                log.warning("%s has passed to another holder", child.claim.job_id)
+            if child.claim is not None and not self._still_holds(child.claim):
+                log.warning("%s has passed to another holder, or is damaged", child.claim.job_id)
                 child.claim = None
                 child.kill()
+
+    def _still_holds(self, claim: Claim) -> bool:
+        try:
+            return self._stores.jobs.renew(claim)
+        except CorruptRecord:  # there is nothing left to hold
+            return False
 
     def _take_over(self, now: float) -> None:
         mine = {child.claim.job_id for child in self._children if child.claim}
         leases = [lease for lease in self._stores.jobs.leases() if lease.job_id not in mine]
         for lease in self._watch.expired(leases, now):
             reason = "Its supervisor fell silent."
-            log.warning("%s is taken over: %s", lease.job_id, reason)
-            self._retry_or_fail(Claim(lease.job_id, lease.fence), reason)
+            try:
+                self._retry_or_fail(Claim(lease.job_id, lease.fence), reason)
+                log.warning("%s is taken over: %s", lease.job_id, reason)
+            except ChainruleError as error:  # it holds up no other, and is tried again: somebody may mend it
+                tell_once(f"{lease.job_id} cannot be taken over: {error.message}")
 
     # Reports
 
@@ -341,13 +371,19 @@ class Supervisor:
             self._was_ready = True
             self._tell_ready()
 
+    def _let_go(self, claim: Claim) -> None:
+        try:
+            self._stores.jobs.requeue(claim, "Its supervisor was stopped.", lost=False)
+        except CorruptRecord as error:
+            log.warning("%s cannot go back into the queue: %s", claim.job_id, error.message)
+
     def _leave(self) -> None:
         for child in self._children:
             child.kill()
         try:
             for child in self._children:
                 if child.claim is not None:
-                    self._stores.jobs.requeue(child.claim, "Its supervisor was stopped.", lost=False)
+                    self._let_go(child.claim)
             self._stores.supervisors.leave(self.id)
         except ChainruleError as error:  # leases run out by themselves
             log.warning("left without a word: %s", error.message)

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 
 from common.store import keys
-from common.store.client import Client, stored, text
+from common.store.client import Client, stored, texts
 
 
 class AccessStore:
@@ -30,7 +30,7 @@ class AccessStore:
     @stored
     def digests(self) -> frozenset[str]:
         """The hashes of all keys."""
-        return frozenset(text(key) for key in self._client.hkeys(keys.ACCESS_KEYS))
+        return frozenset(texts(self._client.hkeys(keys.ACCESS_KEYS)))
 
 
 def digest(key: str) -> str:

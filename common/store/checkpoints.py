@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -181,7 +180,7 @@ class CheckpointStore:
     def _pointers(self, job_id: str) -> list[_Pointer]:
         found: list[_Pointer] = []
         for value in self._client.lrange(keys.job_checkpoints(job_id), 0, -1):
-            with suppress(ValidationError):  # a damaged one does not hide the others
+            with suppress(ValueError):  # a damaged one does not hide the others
                 found.append(_Pointer.model_validate_json(text(value)))
         return found
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib.resources import files
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +21,8 @@ from common.settings import PREFIX
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 Client = redis.Redis
+
+log = logging.getLogger("chainrule.store")
 
 
 def connect(url: str, *, retries: int, timeout: float = 5.0) -> Client:
@@ -73,19 +76,24 @@ def _translated() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise explain(error) from error
+    except UnicodeDecodeError as error:
+        raise CorruptRecord("The store holds bytes where a text belongs.") from error
 
 
 class Script:
     """A Lua script of `scripts/`, whose opening comment names its keys and answers."""
 
     def __init__(self, client: Client, name: str) -> None:
-        source = files("common.store").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
-        self._run = client.register_script(source)
+        self._run = client.register_script(_source("shared") + _source(name))
 
     def __call__(self, keys: Sequence[str], args: Sequence[str | int | float | bytes]) -> Any:
         """Runs it; answers texts as `str`, numbers as `int`."""
         answer = self._run(keys=keys, args=args)
         return [_decoded(part) for part in answer] if isinstance(answer, list) else _decoded(answer)
+
+
+def _source(name: str) -> str:
+    return files("common.store").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _decoded(value: object) -> object:
@@ -96,6 +104,27 @@ def text(value: object) -> str:
     """A text that Redis answered."""
     assert isinstance(value, bytes)
     return value.decode()
+
+
+def texts(members: Iterable[object]) -> list[str]:
+    """The texts among the members of an index: what was put there by hand hides no other."""
+    return [text(member) for member in members if is_text(member)]
+
+
+def is_text(member: object) -> bool:
+    """Whether a member of an index is a text; one that is not is told of."""
+    try:
+        text(member)
+    except UnicodeDecodeError:
+        tell_once(f"an index holds {member!r}, which is no id")
+        return False
+    return True
+
+
+@lru_cache(maxsize=1000)
+def tell_once(message: str) -> None:
+    """Tells the operator of damage, which is met again and again."""
+    log.error(message)
 
 
 def raw(value: object) -> bytes:

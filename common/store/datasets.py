@@ -88,7 +88,7 @@ class DatasetStore:
 
         """
         names = [keys.dataset(dataset_id), keys.DATASETS, keys.dataset_jobs(dataset_id)]
-        answer = self._delete(names, [dataset_id]) if is_id(dataset_id, "ds") else "missing"
+        answer = self._delete(names, [dataset_id, keys.job("")]) if is_id(dataset_id, "ds") else "missing"
         if answer == "missing":
             raise NotFound("There is no such data set.", code="dataset_not_found")
         if answer == "in_use":

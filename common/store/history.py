@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import CorruptRecord, NotFound
 from common.schemas.jobs import EpochMetrics, JobEvent
 from common.store import keys
-from common.store.client import Client, Script, raw, stored, text, to_json
+from common.store.client import Client, Script, raw, stored, text, texts, to_json
 from common.store.jobs import damage, require_job
 
 
@@ -50,7 +50,7 @@ class HistoryStore:
     @stored
     def to_archive(self, most: int) -> list[str]:
         """Jobs that have ended, and whose history can be compressed."""
-        return [text(job_id) for job_id in self._client.srandmember(keys.TO_ARCHIVE, most) or ()]
+        return texts(self._client.srandmember(keys.TO_ARCHIVE, most) or ())
 
     @stored
     def archive(self, job_id: str) -> None:

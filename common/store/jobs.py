@@ -6,6 +6,8 @@ Every move is one compare-and-set guarded by the fence of the job's holder; see 
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +21,18 @@ from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, Progress
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
 from common.store import keys
-from common.store.client import Client, Script, new_token, pairs, stored, text, to_json
+from common.store.client import Client, Script, new_token, pairs, stored, tell_once, text, texts, to_json
 from common.store.datasets import Created, reused
-from common.store.page import Page, newest_first, readable
+from common.store.page import Page, forget, newest_first, newest_in_both, readable
 
 _ENDED = ",".join(sorted(TERMINAL))
 _HELD = ",".join(sorted(HELD))
 _MOST_SURPLUS = 100
+_MOST_TRIES = 100
+"""Of steering a job that moves all the while; no living one needs more than a few."""
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\Z")
+_NUMBERS = ("seq", "priority", "revision", "attempt", "fence", "lease", "losses")
+"""Fields of a job that scripts count with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +121,7 @@ class JobStore:
             case "no_model":
                 raise NotFound("There is no such model to begin with.", code="model_not_found")
             case "queue_full":
-                raise Conflict(
-                    "As many jobs as allowed are waiting.",
-                    code="queue_full",
-                    hint="Try again when some have ended.",
-                )
+                raise _queue_full()
         return Created(answer[1], replayed=answer[0] == "replayed")
 
     @stored
@@ -184,16 +187,14 @@ class JobStore:
         self, limit: int, cursor: str | None = None, *, state: State | None = None, label: str | None = None
     ) -> Page[Job]:
         """A page of jobs, newest first; `label` is `key:value`."""
-        if label is None:
-            page = newest_first(self._client, keys.jobs_in_state(state) if state else keys.JOBS, limit, cursor)
-            return Page(self._readable(page.data), page.next_cursor)
-        found: list[Job] = []
-        while True:  # a label's jobs in one state are picked from the label's, page by page
-            page = newest_first(self._client, keys.jobs_with_label(label), limit - len(found), cursor)
-            found += [job for job in self._readable(page.data) if state in (None, job.state)]
-            cursor = page.next_cursor
-            if cursor is None or len(found) == limit:
-                return Page(found, cursor)
+        index = keys.JOBS if label is None else keys.jobs_with_label(label)
+        if state is None:
+            page = newest_first(self._client, index, limit, cursor)
+        elif label is None:
+            page = newest_first(self._client, keys.jobs_in_state(state), limit, cursor)
+        else:
+            page = newest_in_both(self._client, index, keys.jobs_in_state(state), limit, cursor)
+        return Page(self._readable(page.data), page.next_cursor)
 
     @stored
     def surplus(self, keep: int, before: datetime | None) -> list[str]:
@@ -201,18 +202,21 @@ class JobStore:
         indexes = [keys.jobs_in_state(state) for state in sorted(TERMINAL)]
         count = sum(self._client.zcard(index) for index in indexes)
         oldest = sorted(
-            (int(pair[1]), text(pair[0]))
+            (pair[1], pair[0])
             for index in indexes
             for pair in self._client.zrange(index, 0, _MOST_SURPLUS - 1, withscores=True)
         )[:_MOST_SURPLUS]
-        ids = [job_id for _, job_id in oldest]
+        ids = texts(job_id for _, job_id in oldest)
         return ids[: max(0, count - keep)] or [job_id for job_id in ids if self._ended_before(job_id, before)]
 
     def _ended_before(self, job_id: str, moment: datetime | None) -> bool:
         if moment is None:
             return False
-        ended = self._client.hget(keys.job(job_id), "finished_at")
-        return ended is not None and datetime.fromisoformat(text(ended)) < moment
+        try:
+            ended = self.get(job_id).finished_at
+        except (NotFound, CorruptRecord):  # somebody may mend it
+            return False
+        return ended is not None and ended < moment
 
     @stored
     def cancel(self, job_id: str) -> None:
@@ -221,14 +225,14 @@ class JobStore:
         Raises:
             NotFound: there is no such job.
             Conflict: it has ended (`job_ended`).
+            CorruptRecord: its record is damaged.
 
         """
-        require_job(self._client, job_id)
-        while True:  # the job may start, or return to the queue, between the two steps
-            if self._make(job_id, "cancelled", ("queued", "paused"), {"stop_reason": "cancelled"}):
-                return
-            if self._ask(job_id, "cancel"):
-                return
+        self._steer(
+            job_id,
+            lambda: self._make(job_id, "cancelled", ("queued", "paused"), {"stop_reason": "cancelled"}),
+            lambda: self._ask(job_id, "cancel"),
+        )
 
     @stored
     def pause(self, job_id: str) -> None:
@@ -237,30 +241,39 @@ class JobStore:
         Raises:
             NotFound: there is no such job.
             Conflict: it has ended (`job_ended`), or is about to (`cancel_asked`).
+            CorruptRecord: its record is damaged.
 
         """
-        require_job(self._client, job_id)
-        while True:
-            if self._make(job_id, "paused", ("queued",)):
-                return
-            if self._ask(job_id, "pause", also=("paused",)):
-                return
+        self._steer(
+            job_id,
+            lambda: self._make(job_id, "paused", ("queued",)),
+            lambda: self._ask(job_id, "pause", also=("paused",)),
+        )
 
     @stored
-    def resume(self, job_id: str) -> None:
+    def resume(self, job_id: str, *, max_queued: int) -> None:
         """Puts a paused job back into the queue, at its old place; takes a pause back that is still on its way.
 
         Raises:
             NotFound: there is no such job.
-            Conflict: it has ended (`job_ended`), is about to (`cancel_asked`), or was not paused (`job_not_paused`).
+            Conflict: it has ended (`job_ended`), is about to (`cancel_asked`), or was not paused (`job_not_paused`); or the
+                queue is full (`queue_full`).
+            CorruptRecord: its record is damaged.
 
         """
-        require_job(self._client, job_id)
-        while True:
-            if self._make(job_id, "queued", ("paused",)):
+        self._steer(
+            job_id,
+            lambda: self._make(job_id, "queued", ("paused",), max_queued=max_queued),
+            lambda: self._ask(job_id, None),
+        )
+
+    def _steer(self, job_id: str, move: Callable[[], bool], ask: Callable[[], bool]) -> None:
+        """Moves a job, or asks its holder: it may start, or return to the queue, between the two steps."""
+        self.get(job_id)  # neither step can be taken with what cannot be read
+        for _ in range(_MOST_TRIES):
+            if move() or ask():
                 return
-            if self._ask(job_id, None):
-                return
+        raise CorruptRecord("The state of the job keeps it from being moved.")
 
     def _make(
         self,
@@ -268,9 +281,13 @@ class JobStore:
         target: State,
         sources_only: tuple[State, ...],
         fields: Mapping[str, str | int | float | bytes] | None = None,
+        max_queued: int | None = None,
     ) -> bool:
         """Moves a job that nobody holds; False when somebody does, or it has left these states."""
-        return bool(self._apply(job_id, target, sources_only=sources_only, fields=fields)[0] == "ok")
+        answer = self._apply(job_id, target, sources_only=sources_only, fields=fields, max_queued=max_queued)
+        if answer[0] == "queue_full":
+            raise _queue_full()
+        return bool(answer[0] == "ok")
 
     def _ask(self, job_id: str, wish: Wish | None, also: tuple[State, ...] = ()) -> bool:
         """Asks the holder of a job; False when nobody holds it just now. `also`: states in which there is nothing to ask."""
@@ -291,14 +308,18 @@ class JobStore:
 
     @stored
     def delete(self, job_id: str) -> None:
-        """Removes an ended job.
+        """Removes an ended job, or one that cannot be read: should somebody hold it, that is lost to them.
 
         Raises:
             NotFound: there is no such job.
             Conflict: it has not ended (`job_not_ended`).
 
         """
-        require_job(self._client, job_id)
+        try:
+            self.get(job_id)
+        except CorruptRecord:
+            self._forget(job_id)
+            return
         answer = self._delete(
             [
                 keys.job(job_id),
@@ -318,12 +339,17 @@ class JobStore:
         if answer[0] == "state":
             raise Conflict("Only a job that has ended can be deleted.", code="job_not_ended", hint="Cancel it first.")
 
+    def _forget(self, job_id: str) -> None:
+        own = (keys.job, keys.job_events, keys.job_metrics, keys.job_history, keys.job_checkpoints)
+        forget(self._client, job_id, [key(job_id) for key in own])
+        self._client.publish(keys.CHANGES, job_id)
+
     # What supervisors and runs do.
 
     @stored
     def queue(self) -> list[str]:
         """The ids of the jobs that wait, the next to start first."""
-        return [text(job_id) for job_id in self._client.zrange(keys.QUEUE, 0, -1)]
+        return texts(self._client.zrange(keys.QUEUE, 0, -1))
 
     @stored
     def unqueue(self, job_id: str) -> None:
@@ -352,19 +378,16 @@ class JobStore:
 
     @stored
     def leases(self) -> list[Lease]:
-        """Every held job, as a contender sees it."""
+        """Every held job, as a contender sees it, but those whose numbers are damaged."""
         pipeline = self._client.pipeline(transaction=False)
         for state in sorted(HELD):
             pipeline.zrange(keys.jobs_in_state(state), 0, -1)
-        ids = [text(job_id) for found in pipeline.execute() for job_id in found]
+        ids = texts(job_id for found in pipeline.execute() for job_id in found)
         for job_id in ids:
             pipeline.hmget(keys.job(job_id), "fence", "lease")
         found = zip(ids, pipeline.execute(raise_on_error=False), strict=True)
-        return [
-            Lease(job_id, int(values[0]), int(values[1]))
-            for job_id, values in found
-            if isinstance(values, list) and None not in values
-        ]
+        leases = (_read_lease(job_id, values) for job_id, values in found)
+        return [lease for lease in leases if lease is not None]
 
     @stored
     def begin(
@@ -423,7 +446,8 @@ class JobStore:
     @stored
     def losses(self, claim: Claim) -> int:
         """How often a run of the job was lost since its last checkpoint."""
-        return int(self._client.hget(keys.job(claim.job_id), "losses") or 0)
+        with damage("The record of a job is damaged."):
+            return int(self._client.hget(keys.job(claim.job_id), "losses") or 0)
 
     @stored
     def end_paused(self, claim: Claim) -> bool:
@@ -543,7 +567,7 @@ class JobStore:
 
         """
         fence, wish = self._client.hmget(keys.job(claim.job_id), "fence", "wish")
-        if fence is None or int(fence) != claim.fence:
+        if fence != b"%d" % claim.fence:
             raise FenceLost("The job has passed to another holder.")
         return _read_wish(wish)
 
@@ -571,6 +595,7 @@ class JobStore:
         unless: tuple[Wish, ...] = (),
         needs: Wish | None = None,
         change: Literal["", "loss", "kept"] = "",
+        max_queued: int | None = None,
     ) -> Any:
         now = self._time()
         request = self._client.hget(keys.job(job_id), "request")
@@ -615,6 +640,7 @@ class JobStore:
                 "" if keep_epochs is None else keep_epochs,
                 keys.CHANGES,
                 change,
+                "" if max_queued is None else max_queued,
                 *pairs({**(fields or {}), **({"finished_at": now} if ends else {})}),
             ],
         )
@@ -645,6 +671,10 @@ def _read_wish(value: object) -> Wish | None:
     return "cancel" if value in (b"cancel", "cancel") else "pause" if value in (b"pause", "pause") else None
 
 
+def _queue_full() -> Conflict:
+    return Conflict("As many jobs as allowed are waiting.", code="queue_full", hint="Try again when some have ended.")
+
+
 def require_job(client: Client, job_id: str) -> None:
     """Raises NotFound unless there is such a job."""
     if not is_id(job_id, "job") or not client.exists(keys.job(job_id)):
@@ -661,14 +691,29 @@ def damage(message: str) -> Iterator[None]:
     """Whatever fails inside, fails because what is stored is not what was written."""
     try:
         yield
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, RecursionError, TypeError, ValueError, zlib.error) as error:
         raise CorruptRecord(message) from error
+
+
+def _read_lease(job_id: str, values: object) -> Lease | None:
+    try:
+        assert isinstance(values, list)
+        if None in values:  # it was deleted just now
+            return None
+        fence, counter = map(text, values)
+        assert _WHOLE.match(fence)
+        assert _WHOLE.match(counter)
+    except (AssertionError, UnicodeDecodeError):
+        tell_once(f"{job_id} is held, and its record is damaged")
+        return None
+    return Lease(job_id, int(fence), int(counter))
 
 
 def _read(fields: object, rank: object) -> Job:
     with damage("The record of a job is damaged."):
         assert isinstance(fields, dict)
         known = {text(name): text(value) for name, value in fields.items()}
+        assert all(_WHOLE.match(known[name]) for name in _NUMBERS if name in known or name != "losses")
         optional = {
             name: known.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")
         }

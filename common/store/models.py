@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 
+import redis
 from pydantic import ValidationError
 
 from common.errors import Conflict, CorruptRecord, NotFound
@@ -15,11 +16,12 @@ from common.schemas.models import Model
 from common.schemas.training import MODEL_NAME
 from common.store import keys
 from common.store.client import Client, Script, raw, stored, text, to_json
-from common.store.page import Page, newest_first, readable
+from common.store.page import Page, forget, newest_first, readable
 
 UNPUBLISHED_SECONDS = 3600
 """How long weights stay that no job published: a run that dies between the two steps leaves nothing for good."""
 
+_NO_EXPIRY = -1
 _REFERENCE = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,62})(@(?P<version>[1-9][0-9]{0,8}))?\Z")
 
 
@@ -85,12 +87,7 @@ class ModelStore:
             NotFound: there is none of that id.
 
         """
-        record, version = (
-            self._client.hmget(keys.model(model_id), "record", "version") if is_id(model_id, "mdl") else (None, None)
-        )
-        if record is None or version is None:
-            raise _no_such_model()
-        return _read(record, version)
+        return _read(*self._fetch(model_id, "record", "version"))
 
     @stored
     def load(self, model_id: str) -> StoredModel:
@@ -101,17 +98,30 @@ class ModelStore:
             CorruptRecord: it does not read back as it was written (`model_corrupt`).
 
         """
-        names = ("record", "version", "document", "weights", "sha256")
-        values = self._client.hmget(keys.model(model_id), *names) if is_id(model_id, "mdl") else [None] * len(names)
-        if values[0] is None or values[1] is None:
-            raise _no_such_model()
+        values = self._fetch(model_id, "record", "version", "document", "weights", "sha256")
         try:
             record, version, document, weights, checksum = map(raw, values)
             if _checksum(document, weights).encode() != checksum:
                 raise _corrupt()
             return StoredModel(_read(record, version), json.loads(document), weights)
-        except (AssertionError, ValueError) as error:
+        except (AssertionError, RecursionError, ValueError) as error:
             raise _corrupt() from error
+
+    def _fetch(self, model_id: str, *names: str) -> list[object]:
+        """Fields of a published model, its record and version first."""
+        if not is_id(model_id, "mdl"):
+            raise _no_such_model()
+        key = keys.model(model_id)
+        try:
+            values = self._client.hmget(key, *names)
+            is_published = None not in values[:2]
+            if not is_published and self._client.ttl(key) == _NO_EXPIRY:  # which only what is published has not
+                raise _corrupt()
+        except redis.ResponseError as error:
+            raise _corrupt() from error
+        if not is_published:
+            raise _no_such_model()
+        return list(values)
 
     @stored
     def page(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
@@ -134,9 +144,13 @@ class ModelStore:
             Conflict: a job that has not ended begins with it (`model_in_use`).
 
         """
-        model = self.get(model_id)
+        try:
+            model = self.get(model_id)
+        except CorruptRecord:  # nobody can begin with it any more
+            forget(self._client, model_id, [keys.model(model_id), keys.model_jobs(model_id)])
+            return
         names = [keys.model(model_id), keys.MODELS, keys.model_versions(model.name), keys.model_jobs(model_id)]
-        match self._delete(names, [model_id]):
+        match self._delete(names, [model_id, keys.job("")]):
             case "missing":
                 raise _no_such_model()
             case "in_use":

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from common.schemas.cluster import SupervisorReport
 from common.store import keys
-from common.store.client import Client, stored, text
+from common.store.client import Client, stored, texts
 
 FRESH_SECONDS = 10
 """A report counts for so long."""
@@ -35,11 +35,11 @@ class SupervisorStore:
     @stored
     def fresh(self) -> list[SupervisorReport]:
         """The supervisors that live."""
-        ids = self._client.zrange(keys.SUPERVISORS, 0, -1)
+        ids = texts(self._client.zrange(keys.SUPERVISORS, 0, -1))
         if not ids:
             return []
-        reports = self._client.mget([keys.supervisor(text(i)) for i in ids])
-        stale = [text(i) for i, report in zip(ids, reports, strict=True) if report is None]
+        reports = self._client.mget([keys.supervisor(i) for i in ids])
+        stale = [i for i, report in zip(ids, reports, strict=True) if report is None]
         if stale:
             self._client.zrem(keys.SUPERVISORS, *stale)
         return [report for report in map(_read, reports) if report is not None]

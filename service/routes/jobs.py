@@ -307,7 +307,7 @@ def pause(job_id: str, behind: Behind) -> Job:
 @router.post("/{job_id}/resume", status_code=202, responses=errors(404, 409))
 def resume(job_id: str, behind: Behind) -> Job:
     """Puts a paused job back into the queue, at its old place. It goes on exactly where it stopped."""
-    behind.stores.jobs.resume(job_id)
+    behind.stores.jobs.resume(job_id, max_queued=behind.settings.max_queued_jobs)
     return behind.stores.jobs.get(job_id)
 
 

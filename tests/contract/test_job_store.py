@@ -46,6 +46,7 @@ from tests.contract import (
 )
 
 LOST = JobError(code="worker_lost", message="gone", hint="look")
+MANY = 10_000
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -298,16 +299,16 @@ class JobMachine(RuleBasedStateMachine):
         job = self.expected.get(job_id)
         if job is None:
             with pytest.raises(NotFound):
-                self.store.resume(job_id)
+                self.store.resume(job_id, max_queued=MANY)
         elif job.state == "paused":
-            self.store.resume(job_id)
+            self.store.resume(job_id, max_queued=MANY)
             self.moved(job, "queued")
         elif job.state in HELD and job.wish == "pause":
-            self.store.resume(job_id)
+            self.store.resume(job_id, max_queued=MANY)
             job.wish, job.revision = None, job.revision + 1
         else:
             with pytest.raises(Conflict) as caught:
-                self.store.resume(job_id)
+                self.store.resume(job_id, max_queued=MANY)
             expected = "cancel_asked" if job.wish == "cancel" and job.state in HELD else "job_not_paused"
             assert caught.value.stable_code == ("job_ended" if job.state in TERMINAL else expected)
 
@@ -547,7 +548,7 @@ def test_a_paused_job_goes_on_with_the_same_attempt_at_its_old_place(stores: Sto
     assert (stores.jobs.leases(), stores.jobs.queue()) == ([], [second])
     with pytest.raises(FenceLost):
         stores.jobs.record(claim, kind="progress")
-    stores.jobs.resume(first)
+    stores.jobs.resume(first, max_queued=MANY)
     assert stores.jobs.queue() == [first, second]
     assert stores.jobs.get(first).attempt == 1
     running(stores, first)
@@ -557,7 +558,7 @@ def test_a_paused_job_goes_on_with_the_same_attempt_at_its_old_place(stores: Sto
 def test_a_pause_that_is_taken_back_in_time_changes_nothing(stores: Stores) -> None:
     claim = running(stores)
     stores.jobs.pause(claim.job_id)
-    stores.jobs.resume(claim.job_id)
+    stores.jobs.resume(claim.job_id, max_queued=MANY)
     assert stores.jobs.asked(claim) is None
     assert not stores.jobs.end_paused(claim)
     assert stores.jobs.get(claim.job_id).state == "running"
@@ -578,7 +579,7 @@ def test_a_cancel_takes_the_place_of_a_pause_and_not_the_other_way(stores: Store
     stores.jobs.pause(claim.job_id)
     stores.jobs.cancel(claim.job_id)
     assert stores.jobs.asked(claim) == "cancel"
-    for steer in (stores.jobs.pause, stores.jobs.resume):
+    for steer in (stores.jobs.pause, partial(stores.jobs.resume, max_queued=MANY)):
         with pytest.raises(Conflict) as caught:
             steer(claim.job_id)
         assert caught.value.stable_code == "cancel_asked"

@@ -294,7 +294,7 @@ class World:
             for job_id, state in states.items():
                 if state == "paused":
                     with suppress(Conflict):
-                        self._user.jobs.resume(job_id)
+                        self._user.jobs.resume(job_id, max_queued=len(self._jobs))
             if not self._late and TERMINAL.issuperset(states.values()):
                 break
         self._check()
@@ -355,7 +355,10 @@ class World:
         job_id = self.dice.choice(self._jobs)
         verb = self.dice.choice(("cancel", "pause", "resume", "resume"))
         try:
-            getattr(self._user.jobs, verb)(job_id)
+            if verb == "resume":
+                self._user.jobs.resume(job_id, max_queued=len(self._jobs))
+            else:
+                getattr(self._user.jobs, verb)(job_id)
         except ChainruleError:
             return
         if verb == "cancel":

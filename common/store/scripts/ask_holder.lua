@@ -7,6 +7,7 @@ local state = redis.call("HGET", KEYS[1], "state")
 if not state then return {"missing"} end
 if not string.find("," .. ARGV[2] .. ",", "," .. state .. ",", 1, true) then return {"state", state} end
 local wish = redis.call("HGET", KEYS[1], "wish") or ""
+if not are_whole(KEYS[1], "revision") then return damaged() end
 if wish == ARGV[3] then
   if wish == "" then return {"state", state} end -- there is nothing to take back
   return {"ok"}

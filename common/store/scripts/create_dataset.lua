@@ -12,9 +12,10 @@ if KEYS[5] ~= "" then
   end
 end
 if redis.call("EXISTS", KEYS[1]) == 1 then return {"ok", ARGV[1]} end
-local version = redis.call("INCR", KEYS[3])
+if not fits(KEYS[2], "zset") then return damaged() end
+local seq, version = redis.call("INCR", KEYS[4]), redis.call("INCR", KEYS[3])
 redis.call("SET", KEYS[1], (string.gsub(ARGV[2], '"version":0', '"version":' .. version, 1)))
-redis.call("ZADD", KEYS[2], redis.call("INCR", KEYS[4]), ARGV[1])
+redis.call("ZADD", KEYS[2], seq, ARGV[1])
 if KEYS[5] ~= "" then
   redis.call("HSET", KEYS[5], "digest", ARGV[3], "id", ARGV[1])
   redis.call("EXPIRE", KEYS[5], 86400)

@@ -8,11 +8,11 @@ local state = redis.call("HGET", KEYS[1], "state")
 if not state then return {"missing"} end
 if not string.find("," .. ARGV[2] .. ",", "," .. state .. ",", 1, true) then return {"state", state} end
 for key, value in pairs(cjson.decode(redis.call("HGET", KEYS[1], "labels"))) do
-  redis.call("ZREM", KEYS[6] .. key .. ":" .. value, ARGV[1])
+  redis.pcall("ZREM", KEYS[6] .. key .. ":" .. value, ARGV[1])
 end
-redis.call("ZREM", KEYS[2], ARGV[1])
-redis.call("SREM", KEYS[8], ARGV[1])
-redis.call("ZREM", KEYS[5] .. state, ARGV[1])
+redis.pcall("ZREM", KEYS[2], ARGV[1])
+redis.pcall("SREM", KEYS[8], ARGV[1])
+redis.pcall("ZREM", KEYS[5] .. state, ARGV[1])
 redis.call("DEL", KEYS[1], KEYS[3], KEYS[4], KEYS[7], KEYS[9])
 redis.call("PUBLISH", ARGV[3], ARGV[1])
 return {"ok"}

@@ -5,8 +5,9 @@
 local state = redis.call("HGET", KEYS[1], "state")
 if state ~= "queued" then return {"state", state or ""} end
 if redis.call("HGET", KEYS[1], "waiting_for") == ARGV[1] then return {"known"} end
+if not are_whole(KEYS[1], "revision") then return damaged() end
 redis.call("HSET", KEYS[1], "waiting_for", ARGV[1])
-redis.call("XADD", KEYS[2], "MAXLEN", "~", 2000, "*", "kind", "warning", "at", ARGV[2], "data", ARGV[3])
+tell(KEYS[2], "warning", ARGV[2], ARGV[3])
 redis.call("HINCRBY", KEYS[1], "revision", 1)
 redis.call("PUBLISH", ARGV[5], ARGV[4])
 return {"ok"}

@@ -8,8 +8,8 @@
 --       10 "1" if the new state is terminal  11 model id, or ""  12 wishes of which none may be there, comma separated
 --       13 a wish that must be there, or ""  14 the last epoch whose metrics are kept, or ""  15 channel of changes
 --       16 "loss", "kept" (the next claim is the same attempt), or ""
---       17... field, value pairs to set
--- Answers {"ok", fence, revision} | {"missing"} | {"fenced"} | {"state", current} | {"wish", current}
+--       17 most queued jobs, or ""  18... field, value pairs to set
+-- Answers {"ok", fence, revision} | {"missing"} | {"fenced"} | {"state", current} | {"wish", current} | {"queue_full"}
 local state = redis.call("HGET", KEYS[1], "state")
 if not state then return {"missing"} end
 if redis.call("HGET", KEYS[1], "token") == ARGV[6] then
@@ -20,12 +20,27 @@ if not string.find("," .. ARGV[3] .. ",", "," .. state .. ",", 1, true) then ret
 local wish = redis.call("HGET", KEYS[1], "wish") or ""
 if wish ~= "" and string.find("," .. ARGV[12] .. ",", "," .. wish .. ",", 1, true) then return {"wish", wish} end
 if ARGV[13] ~= "" and wish ~= ARGV[13] then return {"wish", wish} end
+if ARGV[17] ~= "" and redis.call("ZCARD", KEYS[2]) >= tonumber(ARGV[17]) then return {"queue_full"} end
 
-local id, seq = ARGV[1], tonumber(redis.call("HGET", KEYS[1], "seq"))
+local id = ARGV[1]
+local seq, priority = unpack(redis.call("HMGET", KEYS[1], "seq", "priority"))
+if not (seq and priority and are_whole(KEYS[1], "seq", "priority", "revision", "fence", "attempt", "losses")) then
+  return damaged()
+end
+for _, index in ipairs({ KEYS[2], KEYS[3], KEYS[6] .. state }) do
+  if not fits(index, "zset") then return damaged() end
+end
+if KEYS[7] ~= "" then
+  if not (fits(KEYS[7], "hash") and fits(KEYS[8], "zset") and fits(KEYS[9], "zset")) then return damaged() end
+  for _, counter in ipairs({ KEYS[10], KEYS[11] }) do
+    if not is_whole(redis.call("GET", counter) or "0") then return damaged() end
+  end
+end
+
 redis.call("HSET", KEYS[1], "state", ARGV[2], "token", ARGV[6])
 redis.call("HDEL", KEYS[1], "waiting_for")
 if ARGV[2] ~= "starting" and ARGV[2] ~= "running" then redis.call("HDEL", KEYS[1], "wish") end
-for i = 17, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 18, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
 if ARGV[8] == "1" then redis.call("HINCRBY", KEYS[1], "fence", 1) end
 if ARGV[9] == "1" and redis.call("HDEL", KEYS[1], "kept") == 0 then redis.call("HINCRBY", KEYS[1], "attempt", 1) end
 if ARGV[16] == "loss" then redis.call("HINCRBY", KEYS[1], "losses", 1) end
@@ -33,18 +48,18 @@ if ARGV[16] == "kept" then redis.call("HSET", KEYS[1], "kept", 1) end
 redis.call("ZREM", KEYS[6] .. state, id)
 redis.call("ZADD", KEYS[3], seq, id)
 if ARGV[2] == "queued" then
-  redis.call("ZADD", KEYS[2], seq - tonumber(redis.call("HGET", KEYS[1], "priority")) * 1099511627776, id)
+  redis.call("ZADD", KEYS[2], seq - priority * 1099511627776, id)
 else
   redis.call("ZREM", KEYS[2], id)
 end
 if ARGV[10] == "1" then
-  redis.call("SREM", KEYS[4], id)
-  redis.call("SADD", KEYS[13], id)
-  if KEYS[14] ~= "" then redis.call("SREM", KEYS[14], id) end
+  redis.pcall("SREM", KEYS[4], id)
+  redis.pcall("SADD", KEYS[13], id)
+  if KEYS[14] ~= "" then redis.pcall("SREM", KEYS[14], id) end
 end
 if ARGV[14] ~= "" then
-  for _, epoch in ipairs(redis.call("HKEYS", KEYS[12])) do
-    if tonumber(epoch) > tonumber(ARGV[14]) then redis.call("HDEL", KEYS[12], epoch) end
+  for _, epoch in ipairs(redis.pcall("HKEYS", KEYS[12])) do
+    if (tonumber(epoch) or math.huge) > tonumber(ARGV[14]) then redis.call("HDEL", KEYS[12], epoch) end
   end
 end
 if KEYS[7] ~= "" then
@@ -55,7 +70,7 @@ if KEYS[7] ~= "" then
   redis.call("ZADD", KEYS[9], version, ARGV[11])
   redis.call("HSET", KEYS[1], "model_id", ARGV[11])
 end
-redis.call("XADD", KEYS[5], "MAXLEN", "~", 2000, "*", "kind", "state", "at", ARGV[5], "data", ARGV[7])
+tell(KEYS[5], "state", ARGV[5], ARGV[7])
 local revision = redis.call("HINCRBY", KEYS[1], "revision", 1)
 redis.call("PUBLISH", ARGV[15], id)
 return {"ok", redis.call("HGET", KEYS[1], "fence"), revision}

@@ -7,10 +7,11 @@ if redis.call("HGET", KEYS[1], "fence") ~= ARGV[2] then return {"fenced"} end
 local state = redis.call("HGET", KEYS[1], "state")
 if state ~= "starting" and state ~= "running" then return {"fenced"} end
 if redis.call("HGET", KEYS[1], "token") == ARGV[3] then return {"ok"} end
+if not (are_whole(KEYS[1], "revision") and fits(KEYS[3], "list")) then return damaged() end
 redis.call("HSET", KEYS[1], "token", ARGV[3], "losses", 0)
 redis.call("LPUSH", KEYS[3], ARGV[6])
 redis.call("LTRIM", KEYS[3], 0, tonumber(ARGV[7]) - 1)
-redis.call("XADD", KEYS[2], "MAXLEN", "~", 2000, "*", "kind", "checkpoint", "at", ARGV[4], "data", ARGV[5])
+tell(KEYS[2], "checkpoint", ARGV[4], ARGV[5])
 redis.call("HINCRBY", KEYS[1], "revision", 1)
 redis.call("PUBLISH", ARGV[8], ARGV[1])
 return {"ok"}

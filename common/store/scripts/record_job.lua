@@ -7,12 +7,11 @@ if redis.call("HGET", KEYS[1], "fence") ~= ARGV[1] then return {"fenced"} end
 local state = redis.call("HGET", KEYS[1], "state")
 if state ~= "starting" and state ~= "running" then return {"fenced"} end
 if redis.call("HGET", KEYS[1], "token") ~= ARGV[2] then
+  if not are_whole(KEYS[1], "revision") then return damaged() end
   redis.call("HSET", KEYS[1], "token", ARGV[2])
   for i = 10, #ARGV, 2 do redis.call("HSET", KEYS[1], ARGV[i], ARGV[i + 1]) end
-  if ARGV[4] ~= "" then
-    redis.call("XADD", KEYS[2], "MAXLEN", "~", 2000, "*", "kind", ARGV[4], "at", ARGV[3], "data", ARGV[5])
-  end
-  if ARGV[6] ~= "" then redis.call("HSET", KEYS[3], ARGV[6], ARGV[7]) end
+  if ARGV[4] ~= "" then tell(KEYS[2], ARGV[4], ARGV[3], ARGV[5]) end
+  if ARGV[6] ~= "" then redis.pcall("HSET", KEYS[3], ARGV[6], ARGV[7]) end
   redis.call("HINCRBY", KEYS[1], "revision", 1)
   redis.call("PUBLISH", ARGV[9], ARGV[8])
 end

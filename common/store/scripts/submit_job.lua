@@ -18,6 +18,10 @@ if redis.call("EXISTS", KEYS[1]) == 1 then return {"ok", ARGV[1]} end
 if redis.call("EXISTS", KEYS[5]) == 0 then return {"no_dataset"} end
 if KEYS[10] ~= "" and redis.call("HEXISTS", KEYS[10], "version") == 0 then return {"no_model"} end
 if redis.call("ZCARD", KEYS[3]) >= tonumber(ARGV[3]) then return {"queue_full"} end
+for _, index in ipairs({ KEYS[2], KEYS[3], KEYS[4], unpack(KEYS, 12) }) do
+  if not fits(index, "zset") then return damaged() end
+end
+if not (fits(KEYS[6], "set") and fits(KEYS[11], "set")) then return damaged() end
 local seq = redis.call("INCR", KEYS[7])
 redis.call("HSET", KEYS[1], "id", ARGV[1], "seq", seq, "priority", ARGV[2], "state", "queued", "revision", 1,
   "attempt", 0, "fence", 0, "lease", 0, "created_at", ARGV[4], unpack(ARGV, 7))
@@ -27,7 +31,7 @@ redis.call("ZADD", KEYS[4], seq, ARGV[1])
 redis.call("SADD", KEYS[6], ARGV[1])
 if KEYS[10] ~= "" then redis.call("SADD", KEYS[11], ARGV[1]) end
 for i = 12, #KEYS do redis.call("ZADD", KEYS[i], seq, ARGV[1]) end
-redis.call("XADD", KEYS[8], "*", "kind", "state", "at", ARGV[4], "data", '{"state":"queued"}')
+tell(KEYS[8], "state", ARGV[4], '{"state":"queued"}')
 if KEYS[9] ~= "" then
   redis.call("HSET", KEYS[9], "digest", ARGV[5], "id", ARGV[1])
   redis.call("EXPIRE", KEYS[9], 86400)
