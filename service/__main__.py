@@ -102,7 +102,8 @@ def bind(settings: Settings) -> socket.socket:
 
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    # The protocol is named so that asyncio turns Nagle's algorithm off: small answers would wait for the caller's next word
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

@@ -463,7 +463,7 @@ def test_a_damaged_job_does_not_keep_others_from_being_tidied_up(stores: Stores,
 
 def test_a_message_that_is_no_text_does_not_end_the_listening(stores: Stores) -> None:
     job_id = submit(stores)
-    changes = Changes(stores.client)
+    changes = Changes(stores.client, most=10)
 
     async def hear() -> None:
         with changes.of(job_id) as changed:
