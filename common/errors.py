@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -145,3 +146,8 @@ class OutOfMemory(TrainingFailure):
     """The run needed more memory than there is."""
 
     code = "out_of_memory"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether the system refused memory: to Python, or to a mapping or a process that was to be made."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

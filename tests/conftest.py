@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +107,9 @@ class RunningStack:
             return self.process.wait(60)
 
 
-def start_stack(state_dir: Path, **environment: str) -> RunningStack:
-    """Starts `chainrule up` on a free port and waits for its address."""
-    command = [sys.executable, "-P", "-m", "service.cli", "up", "--port", "0", "--state-dir", str(state_dir)]
+def start_stack(state_dir: Path, *, within: Sequence[str] = (), **environment: str) -> RunningStack:
+    """Starts `chainrule up` on a free port, by way of the command `within`, and waits for its address."""
+    command = [*within, sys.executable, "-P", "-m", "service.cli", "up", "--port", "0", "--state-dir", str(state_dir)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )

@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, Ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common.errors import ChainruleError, OutOfMemory
+from common.errors import ChainruleError, OutOfMemory, lacks_memory
 from common.schemas.cluster import Node
 from worker.admission import cpus_of_worker
 from worker.channel import Halted, PeerLost, Vector
@@ -467,7 +467,7 @@ def get(refs: Any, seconds: float = _ANSWER_SECONDS) -> Any:
             raise ProcessLost(error.cause.message) from error
         if isinstance(error.cause, ChainruleError):
             raise error.cause from error
-        if isinstance(error.cause, MemoryError):
+        if lacks_memory(error.cause):
             raise OutOfMemory("A process of the run could not get the memory it needed.") from error
         raise
     except RayError as error:

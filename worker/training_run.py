@@ -17,6 +17,7 @@ from common.errors import (
     StorageFull,
     StoreUnavailable,
     TrainingFailure,
+    lacks_memory,
 )
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
@@ -100,17 +101,9 @@ class TrainingRun:
             self._fail(error)
         except (FenceLost, ProcessLost, StoreUnavailable, StorageFull):
             raise
-        except MemoryError:
-            self._fail(OutOfMemory("The run could not get the memory it needed."))
-        except Exception:
+        except Exception as error:
             log.exception("%s failed", self._claim.job_id)
-            self._fail(
-                TrainingFailure(
-                    "Something went wrong inside the run.",
-                    code="internal",
-                    hint="The operator's log has the details.",
-                )
-            )
+            self._fail(_failure(error))
 
     def _is_wanted_elsewhere(self) -> bool:
         """Ends or lets go of a job that has not begun to run, where that is asked for; whether it was."""
@@ -238,6 +231,13 @@ class TrainingRun:
             }
         )
         self._stores.jobs.fail(self._claim, failure)
+
+
+def _failure(error: Exception) -> TrainingFailure:
+    if lacks_memory(error):
+        return OutOfMemory("The run could not get the memory it needed.")
+    hint = "The operator's log has the details."
+    return TrainingFailure("Something went wrong inside the run.", code="internal", hint=hint)
 
 
 def _task(job: Job, prepared: PreparedData, saved: SavedTraining | None) -> TrainingTask:

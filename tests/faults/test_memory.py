@@ -1,0 +1,80 @@
+"""Memory runs out: a small shared memory, and processes of a run that get no more."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common.processes import is_there
+from tests.conftest import RunningStack, start_stack
+from tests.faults.breaking import actors, descendants, events, eventually, lasting, parts, undisturbed
+from tests.integration.data import train, upload_noise
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+SMALL_SHARED_MEMORY = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
+ROOM = 64 * 1024 * 1024
+
+
+def can_mount() -> bool:
+    """Whether this machine lets us have a /dev/shm of our own."""
+    command = shutil.which(SMALL_SHARED_MEMORY[0])
+    return command is not None and subprocess.run([*SMALL_SHARED_MEMORY, "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
+def test_a_shared_memory_of_one_megabyte_is_enough(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, within=SMALL_SHARED_MEMORY)
+    dataset = upload_noise(stack.client)
+    job = train(stack.client, lasting(dataset, 3, network=wide(1024)))
+    assert (job["state"], job["attempt"]) == ("succeeded", 1)
+    assert stack.stop() == 0
+
+
+def wide(units: int) -> dict[str, Any]:
+    """A network with units x units weights, and some more."""
+    return {"layers": [{"kind": "dense", "units": units}, {"kind": "dense", "units": units}]}
+
+
+def idle(stack: RunningStack, name: str) -> list[psutil.Process]:
+    """The actors of that kind which wait for a job."""
+    return [process for process in descendants(stack) if process.name().startswith(name) and is_there(process)]
+
+
+ROLES: dict[str, Callable[[RunningStack], list[psutil.Process]]] = {
+    "worker": lambda stack: idle(stack, "ray::Worker"),
+    "server": lambda stack: idle(stack, "ray::Server"),
+    "run": lambda stack: parts(stack, "worker.run_process"),
+}
+
+
+@contextmanager
+def no_more_memory(processes: list[psutil.Process]) -> Iterator[None]:
+    """They can map so much more and not a byte beyond."""
+    for process in processes:
+        process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms + ROOM, resource.RLIM_INFINITY))
+    yield
+    for process in filter(is_there, processes):
+        process.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_job_that_gets_no_memory_says_so_and_leaves_a_stack_that_works(
+    stack: RunningStack, dataset: str, role: str
+) -> None:
+    listed = events(stack, undisturbed(stack, lasting(dataset, 1))["id"])
+    eventually(lambda: not actors(listed) and len(idle(stack, "ray::Worker")) == 2)
+    with no_more_memory(ROLES[role](stack)):
+        job = train(stack.client, lasting(dataset, 1, network=wide(4096)))
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "out_of_memory"
+    assert "memory" in job["error"]["hint"]
+    undisturbed(stack, lasting(dataset, 1))
