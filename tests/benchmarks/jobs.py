@@ -54,7 +54,7 @@ class Jobs:
         report = {
             "checkpoints": self.checkpoints(),
             "submit_while_training": self.submit(),
-            "cancel_running": self.cancel(),
+            "cancel": self.cancel(),
             "pause_until_processors_are_free": self.pause(),
             "change_until_heard_of": self.hear(),
             "small_job": self.small(),
@@ -87,16 +87,37 @@ class Jobs:
         self._cancel(training)
         return spread(times)
 
-    def cancel(self) -> dict[str, float]:
-        """From the cancel of a running job to its end."""
+    def cancel(self) -> dict[str, dict[str, float]]:
+        """From the cancel of a job to its end, in every state that it can be cancelled in."""
+        long_epochs = upload_noise(self._stack.client, rows=200_000)
+        layers = {"layers": [{"kind": "dense", "units": 512}, {"kind": "dense", "units": 512}]}
 
-        def once() -> float:
+        def start(request: dict[str, Any], state: str) -> str:
+            job_id = str(self._stack.client.submit(request)["id"])
+            await_job(self._stack.client, job_id, lambda job: job["state"] == state)
+            return job_id
+
+        def paused() -> str:
             job_id = self._running()
+            self._stack.client.call("POST", f"/v1/jobs/{job_id}/pause")
+            await_job(self._stack.client, job_id, lambda job: job["state"] == "paused")
+            return job_id
+
+        situations: dict[str, Callable[[], str]] = {
+            "starting": lambda: start(endless(self._noise), "starting"),
+            "making its rows": lambda: start(endless(long_epochs), "starting"),
+            "running": self._running,
+            "in a long epoch": lambda: start(endless(long_epochs, network=layers), "running"),
+            "paused": paused,
+        }
+
+        def once(situation: str) -> float:
+            job_id = situations[situation]()
             began = time.perf_counter()
             self._cancel(job_id)
             return time.perf_counter() - began
 
-        return spread([once() for _ in range(self._rounds)])
+        return {situation: spread([once(situation) for _ in range(self._rounds)]) for situation in situations}
 
     def pause(self) -> dict[str, float]:
         """From the pause of a running job until none of its processes is left."""
