@@ -111,6 +111,7 @@ def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
     assert "http://127.0.0.1:9 does not answer" in answer.stderr
 
 
+@pytest.mark.slow
 def test_with_a_key_the_stack_may_be_reached_from_elsewhere_and_nobody_else_may_use_it(tmp_path: Path) -> None:
     first = start_stack(tmp_path)
     key = chainrule(first.url, "keys", "create", CHAINRULE_STATE_DIR=str(tmp_path)).stdout.strip()

@@ -45,6 +45,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_reproducible_training_gives_the_same_bits_for_any_number_of_workers_and_servers(stack: RunningStack) -> None:
     dataset, columns = upload_digits(stack)
     answers = []
@@ -129,10 +130,10 @@ def test_jobs_of_different_sizes_that_come_together_all_succeed(stack: RunningSt
     [
         ("nobody", "synchronous"),
         ("worker", "synchronous"),
-        ("server", "synchronous"),
-        ("run", "synchronous"),
-        ("worker", "bounded_staleness"),
-        ("worker", "local_steps"),
+        pytest.param("server", "synchronous", marks=pytest.mark.slow),
+        pytest.param("run", "synchronous", marks=pytest.mark.slow),
+        pytest.param("worker", "bounded_staleness", marks=pytest.mark.slow),
+        pytest.param("worker", "local_steps", marks=pytest.mark.slow),
     ],
 )
 def test_whatever_ends_a_job_nothing_of_it_is_left(stack: RunningStack, victim: str, synchrony: str) -> None:
