@@ -52,16 +52,16 @@ class Clock:
             file.write(struct.pack("q", seconds))
 
 
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
     """One that is right."""
-    return Clock(tmp_path_factory.mktemp("clock"))
+    return Clock(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[RunningStack]:
+@pytest.fixture
+def stack(tmp_path: Path, clock: Clock) -> Iterator[RunningStack]:
     """A stack that lives by it."""
-    running = start_stack(tmp_path_factory.mktemp("stack"), **TIMES, **clock.environment)
+    running = start_stack(tmp_path / "stack", **TIMES, **clock.environment)
     with closing(running.client):
         yield running
     assert running.stop() == 0

@@ -15,7 +15,7 @@ import pytest
 
 from common.processes import is_there
 from tests.conftest import RunningStack, start_stack
-from tests.faults.breaking import actors, descendants, events, eventually, lasting, parts, undisturbed
+from tests.faults.breaking import actors, descendants, events, eventually, lasting, undisturbed
 from tests.integration.data import train, upload_noise
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -52,7 +52,6 @@ def idle(stack: RunningStack, name: str) -> list[psutil.Process]:
 ROLES: dict[str, Callable[[RunningStack], list[psutil.Process]]] = {
     "worker": lambda stack: idle(stack, "ray::Worker"),
     "server": lambda stack: idle(stack, "ray::Server"),
-    "run": lambda stack: parts(stack, "worker.run_process"),
 }
 
 
