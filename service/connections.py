@@ -8,8 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-MOST_CONNECTIONS = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-"""Half of this process's file descriptors are left for files, the store, and who is just coming."""
+MOST_CONNECTIONS = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3
+"""As many file descriptors again are for the files of uploads, and the last third for the store and who is just coming."""
 
 MOST_WATCHERS = MOST_CONNECTIONS // 2
 """So many callers may wait for jobs to change: others find room beside them."""
