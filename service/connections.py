@@ -90,9 +90,12 @@ class Connection(H11Protocol):
 
     def _note(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        is_idle = cycle is None or cycle.response_complete
-        self._await_head(is_idle)
-        self._room.note(self, is_awaited=cycle is None or is_idle or cycle.more_body, since_now=not is_idle)
+        if cycle is None or cycle.response_complete:
+            self._await_head(True)
+            self._room.note(self, is_awaited=True)
+        else:
+            self._await_head(False)
+            self._room.note(self, is_awaited=cycle.more_body, since_now=True)
 
     def _await_head(self, is_awaited: bool) -> None:
         if not is_awaited and self._deadline is not None:

@@ -124,6 +124,15 @@ def start_stack(state_dir: Path, *, within: Sequence[str] = (), **environment: s
     raise AssertionError(f"the stack ended with {process.returncode}: {''.join(said)}")
 
 
+def start_api(log: Path, redis_url: str, *, within: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+    """Starts an API process alone on a free port, by way of the command `within`; its first line names its address."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("CHAINRULE_")}
+    variables |= {"CHAINRULE_REDIS_URL": redis_url, "CHAINRULE_PORT": "0", **environment}
+    command = [*within, sys.executable, "-P", "-m", "service"]
+    with log.open("wb") as errors:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=variables)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """A whole stack that tests share."""

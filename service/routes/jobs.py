@@ -357,6 +357,6 @@ def rerun(
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
 def delete(job_id: str, behind: Behind) -> None:
-    """Deletes an ended job, its history and its checkpoints; its model stays."""
+    """Deletes an ended job, its history and its checkpoints; its model stays. One whose record is damaged goes in any state."""
     behind.stores.jobs.delete(job_id)
     behind.stores.checkpoints.discard(job_id)

@@ -123,9 +123,8 @@ class JsonRoute(APIRoute):
         async def strictly(request: Request) -> Response:
             if not takes_body:
                 return await handle(request)
-            await run_in_threadpool(
-                check_key, request, services_of(request)
-            )  # before anything of the body is looked at
+            # before anything of the body is looked at
+            await run_in_threadpool(check_key, request, services_of(request))
             strict = _StrictRequest(request.scope, request.receive)
             if may_be_empty and not await strict.body():
                 return await handle(strict)

@@ -33,6 +33,7 @@ from tests.contract import (
     save_checkpoint,
     submit,
 )
+from tests.steady_ray import SteadyRay
 from worker.housekeeping import Housekeeping
 from worker.run_child import Message, Nodes, Ready
 from worker.supervisor import Hear, Supervisor
@@ -296,19 +297,6 @@ class IdleChild:
         del seconds
 
 
-class HealthyRay:
-    """A cluster that is always there."""
-
-    address = "ray"
-    environment: Mapping[str, str] = {}
-
-    def keep(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        return
-
-
 @dataclass
 class Trial:
     """A supervisor with a clock of its own, whose runs are always ready."""
@@ -323,7 +311,7 @@ class Trial:
         self.supervisor = Supervisor(
             settings,
             self.stores,
-            HealthyRay(),
+            SteadyRay(),
             self._start_child,
             lambda: self.seconds,
             lambda: datetime.now(UTC) + timedelta(days=2),

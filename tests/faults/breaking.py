@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -33,9 +33,9 @@ TIMES = {"CHAINRULE_CHECKPOINT_SECONDS": "0.4", "CHAINRULE_LEASE_SECONDS": "3"}
 
 
 @contextmanager
-def own_stack(folder: Path) -> Iterator[RunningStack]:
-    """A stack for one test."""
-    running = start_stack(folder, **TIMES)
+def own_stack(folder: Path, *, within: Sequence[str] = (), **environment: str) -> Iterator[RunningStack]:
+    """A stack that writes checkpoints often, and is quick to take jobs over."""
+    running = start_stack(folder, within=within, **TIMES, **environment)
     try:
         yield running
     finally:
@@ -93,6 +93,11 @@ def parts(stack: RunningStack, module: str) -> list[psutil.Process]:
             if process.cmdline()[1:3] == ["-m", module] and is_there(process):
                 found.append(process)
     return found
+
+
+def living_actors(stack: RunningStack, kind: str) -> list[psutil.Process]:
+    """Those of a stack, with a job or without; `kind`: how their class is called, its beginning at least."""
+    return [each for each in descendants(stack) if each.name().startswith(f"ray::{kind}") and is_there(each)]
 
 
 def named(stack: RunningStack, name: str) -> psutil.Process:
@@ -247,10 +252,10 @@ def api_of(stack: RunningStack) -> psutil.Process:
     return parts(stack, "service")[0]
 
 
-def connection(stack: RunningStack) -> socket.socket:
-    """A new one to the API."""
-    url = urlsplit(stack.url)
-    return socket.create_connection((url.hostname, url.port or 80), timeout=60)
+def connection(url: str) -> socket.socket:
+    """A new one to an API."""
+    parts_of = urlsplit(url)
+    return socket.create_connection((parts_of.hostname, parts_of.port or 80), timeout=60)
 
 
 def raw_request(

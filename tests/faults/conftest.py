@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RunningStack, start_stack
-from tests.faults.breaking import TIMES, eventually, lasting, undisturbed
+from tests.conftest import RunningStack
+from tests.faults.breaking import eventually, lasting, own_stack, undisturbed
 from tests.integration.data import upload_noise
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # looked at, not written to
@@ -17,10 +17,9 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # looked at, not written to
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack that writes checkpoints often, and is quick to take jobs over."""
-    running = start_stack(tmp_path_factory.mktemp("stack"), **TIMES)
-    yield running
-    assert running.stop() == 0
+    """A stack that tests share."""
+    with own_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
 
 
 @pytest.fixture(scope="package")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from common.store.stores import Stores
 from service.client import ApiClient
+from tests.conftest import start_api
 from tests.contract import submit
-from tests.faults.breaking import eventually
+from tests.faults.breaking import connection, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -36,11 +32,6 @@ class Api:
     process: psutil.Process
     url: str
 
-    def connect(self) -> socket.socket:
-        """A raw connection."""
-        url = urlsplit(self.url)
-        return socket.create_connection((url.hostname, url.port or 80), timeout=60)
-
     def answers(self) -> bool:
         """Whether a new caller is answered."""
         try:
@@ -53,23 +44,8 @@ class Api:
 @contextmanager
 def api_with(descriptors: int, redis_url: str, folder: Path) -> Iterator[Api]:
     """An API process with a limit on its file descriptors."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    environment = {"CHAINRULE_REDIS_URL": redis_url, "CHAINRULE_DATA_URL": str(folder / "data"), "CHAINRULE_PORT": "0"}
-    command = [sys.executable, "-P", "-m", "service"]
-    with (
-        (folder / "api.log").open("ab") as log,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            preexec_fn=limit,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
+    limit = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
+    with start_api(folder / "api.log", redis_url, within=limit, CHAINRULE_DATA_URL=str(folder / "data")) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline().split()
@@ -114,7 +90,7 @@ def test_thousands_of_callers_that_keep_the_api_waiting_keep_nobody_out(
         assert api.answers()
         opened, memory = api.process.num_fds(), api.process.memory_info().rss
         for _ in range(CALLERS):
-            caller = callers.enter_context(api.connect())
+            caller = callers.enter_context(connection(api.url))
             with suppress(ConnectionError):  # it has had to make room already
                 caller.sendall(STALLS[kind](job_id))
         eventually(api.answers)
@@ -128,7 +104,7 @@ def test_thousands_of_callers_that_keep_the_api_waiting_keep_nobody_out(
 
 @pytest.mark.usefixtures("stores")
 def test_whoever_does_not_finish_the_head_of_a_request_is_cut_off(redis_url: str, tmp_path: Path) -> None:
-    with api_with(256, redis_url, tmp_path) as api, api.connect() as silent, api.connect() as slow:
+    with api_with(256, redis_url, tmp_path) as api, connection(api.url) as silent, connection(api.url) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
         assert silent.recv(1) == b""
         with suppress(ConnectionResetError):

@@ -37,6 +37,7 @@ from tests.faults.breaking import (
     is_readable,
     large,
     lasting,
+    living_actors,
     named,
     own_stack,
     parts,
@@ -75,8 +76,7 @@ def test_a_worker_that_froze_before_it_had_a_job_only_delays_the_job(stack: Runn
     used = [event["data"].get("pid") for event in events(stack, job_id)]
 
     def idle() -> list[psutil.Process]:
-        workers = [process for process in descendants(stack) if process.name().startswith("ray::Worker")]
-        return [process for process in workers if process.pid not in used and is_there(process)]
+        return [worker for worker in living_actors(stack, "Worker") if worker.pid not in used]
 
     eventually(lambda: len(idle()) == 2)
     worker = idle()[0]
@@ -281,7 +281,7 @@ def datasets_named(stack: RunningStack, name: str) -> list[dict[str, Any]]:
 
 def test_of_an_upload_that_dies_with_the_api_nothing_is_seen_and_nothing_is_left(stack: RunningStack) -> None:
     request = noisy_upload(stack, "half")
-    with connection(stack) as caller:
+    with connection(stack.url) as caller:
         caller.sendall(request[: len(request) // 2])
         eventually(lambda: uploads(stack))
         api = api_of(stack)
@@ -299,7 +299,7 @@ def test_a_request_in_work_is_answered_before_the_api_ends_and_the_next_one_goes
     job_id = stack.client.submit(endless(dataset))["id"]
     before = await_epochs(stack.client, job_id, 2)["progress"]["epoch"]
     request, log = noisy_upload(stack, "whole"), stack.state_dir / "logs" / "api.log"
-    with connection(stack) as caller:
+    with connection(stack.url) as caller:
         caller.sendall(request[: len(request) // 2])
         eventually(lambda: uploads(stack))
         api, said = api_of(stack), log.stat().st_size
@@ -393,7 +393,7 @@ def test_callers_that_go_away_in_the_middle_of_a_request_disturb_nobody(stack: R
         length = dice.randrange(1, len(request))
         if request in harmless and dice.random() < 0.5:
             length = len(request)  # and the answer is not waited for
-        with connection(stack) as caller:
+        with connection(stack.url) as caller:
             if dice.random() < 0.5:
                 caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # by a reset
             with suppress(ConnectionError):  # a part of a request may be refused already

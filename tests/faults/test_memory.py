@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from common.processes import is_there
-from tests.conftest import RunningStack, start_stack
-from tests.faults.breaking import actors, descendants, events, eventually, lasting, undisturbed
+from tests.conftest import RunningStack
+from tests.faults.breaking import actors, events, eventually, lasting, living_actors, own_stack, undisturbed
 from tests.integration.data import train, upload_noise
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -32,11 +32,8 @@ def can_mount() -> bool:
 
 @pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
 def test_a_shared_memory_of_one_megabyte_is_enough(tmp_path: Path) -> None:
-    stack = start_stack(tmp_path, within=SMALL_SHARED_MEMORY)
-    dataset = upload_noise(stack.client)
-    job = train(stack.client, lasting(dataset, 3, network=wide(1024)))
-    assert (job["state"], job["attempt"]) == ("succeeded", 1)
-    assert stack.stop() == 0
+    with own_stack(tmp_path, within=SMALL_SHARED_MEMORY) as stack:
+        undisturbed(stack, lasting(upload_noise(stack.client), 3, network=wide(1024)))
 
 
 def wide(units: int) -> dict[str, Any]:
@@ -44,34 +41,25 @@ def wide(units: int) -> dict[str, Any]:
     return {"layers": [{"kind": "dense", "units": units}, {"kind": "dense", "units": units}]}
 
 
-def idle(stack: RunningStack, name: str) -> list[psutil.Process]:
-    """The actors of that kind which wait for a job."""
-    return [process for process in descendants(stack) if process.name().startswith(name) and is_there(process)]
-
-
-ROLES: dict[str, Callable[[RunningStack], list[psutil.Process]]] = {
-    "worker": lambda stack: idle(stack, "ray::Worker"),
-    "server": lambda stack: idle(stack, "ray::Server"),
-}
-
-
 @contextmanager
 def no_more_memory(processes: list[psutil.Process]) -> Iterator[None]:
     """They can map so much more and not a byte beyond."""
     for process in processes:
         process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms + ROOM, resource.RLIM_INFINITY))
-    yield
-    for process in filter(is_there, processes):
-        process.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        for process in filter(is_there, processes):
+            process.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_job_that_gets_no_memory_says_so_and_leaves_a_stack_that_works(
-    stack: RunningStack, dataset: str, role: str
+@pytest.mark.parametrize("kind", ["Worker", "Server"])
+def test_a_job_whose_actors_get_no_memory_says_so_and_leaves_a_stack_that_works(
+    stack: RunningStack, dataset: str, kind: str
 ) -> None:
     listed = events(stack, undisturbed(stack, lasting(dataset, 1))["id"])
-    eventually(lambda: not actors(listed) and len(idle(stack, "ray::Worker")) == 2)
-    with no_more_memory(ROLES[role](stack)):
+    eventually(lambda: not actors(listed) and len(living_actors(stack, "Worker")) == 2)
+    with no_more_memory(living_actors(stack, kind)):
         job = train(stack.client, lasting(dataset, 1, network=wide(4096)))
     assert job["state"] == "failed"
     assert job["error"]["code"] == "out_of_memory"

@@ -9,8 +9,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -28,12 +26,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.store.stores import Stores
+from tests.conftest import start_api
 from tests.contract import create, publish
 from tests.integration.test_api import CSV, MARK, api, files_in, quick_parser, refused, request_of, upload
 
 __all__ = ["api", "quick_parser"]
 
-ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
 
 # Bodies
@@ -456,20 +454,6 @@ def server(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     process.send_signal(signal.SIGTERM)
     process.wait(20)
     process.stdout.close()
-
-
-def start_api(log: Path, redis_url: str, **environment: str) -> subprocess.Popen[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("CHAINRULE_")}
-    variables |= {"CHAINRULE_REDIS_URL": redis_url, "CHAINRULE_PORT": "0", **environment}
-    with log.open("wb") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "service"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            cwd=ROOT,
-            env=variables,
-        )
 
 
 def post(path: bytes, *headers: bytes, body: bytes = b"") -> bytes:

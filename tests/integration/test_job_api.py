@@ -245,7 +245,7 @@ def test_the_store_is_read_for_all_watchers_of_a_job_at_once(stores: Stores, cha
     assert seen[0].count(b"event: state") == 4
 
 
-def test_watchers_of_a_busy_job_are_woken_a_few_times_a_second_and_miss_no_change(
+def test_watchers_of_a_busy_job_are_woken_ten_times_a_second_at_most_and_miss_no_change(
     stores: Stores, changes: Changes
 ) -> None:
     claim = running(stores)
@@ -280,6 +280,20 @@ def test_watchers_of_a_busy_job_are_woken_a_few_times_a_second_and_miss_no_chang
         assert await last_change_is_told()
 
     asyncio.run(scenario())
+
+
+def test_who_finds_as_many_waiting_as_there_is_room_for_is_told_so_and_others_are_answered(
+    api: TestClient, stores: Stores, settings: Settings
+) -> None:
+    full = replace(Services.over(settings, stores), changes=Changes(stores.client, most=0))
+    app_of(api).state.services = full
+    path = f"/v1/jobs/{submit(stores)}"
+    events = api.get(f"{path}/events", headers={"Accept": "text/event-stream"})
+    for answer in (api.get(f"{path}?wait=1"), events):
+        refused(answer, 503, "too_many_watchers")
+        assert answer.headers["Retry-After"]
+    assert api.get(path).json()["state"] == "queued"
+    assert api.get(f"{path}/events").json()["data"]
 
 
 def test_pausing_and_resuming_follow_the_states(api: TestClient, stores: Stores) -> None:

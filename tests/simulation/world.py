@@ -27,6 +27,7 @@ from common.store.jobs import Claim, JobStore
 from common.store.stores import Stores, open_stores
 from common.store.supervisors import SupervisorStore
 from tests.contract import a_model, a_progress, an_epoch, create, submit
+from tests.steady_ray import SteadyRay
 from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
 from worker.supervisor import Child, Hear, Supervisor
 
@@ -199,19 +200,6 @@ class SimulatedChild:
         self.world.note_write(claim)
         self.world.promised[claim.job_id] = epoch
         yield
-
-
-class SimulatedRay:
-    """A cluster that is always there."""
-
-    address = "ray"
-    environment: Mapping[str, str] = {}
-
-    def keep(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        return
 
 
 @dataclass(eq=False)
@@ -392,7 +380,7 @@ class World:
         supervisor = Supervisor(
             SETTINGS,
             _noting(stores, self),
-            SimulatedRay(),
+            SteadyRay(),
             start_child,
             clock,
             lambda: self._universe.wall,
