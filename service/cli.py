@@ -218,6 +218,8 @@ def follow(client: ApiClient, job_id: str, console: Console, *, silent: bool = F
             if job["progress"]:
                 bar.update(task, completed=job["progress"]["fraction"], line=progress_line(job))
             bar.update(task, description=job["state"])
+            if job["waiting_for"]:
+                bar.update(task, line=job["waiting_for"])
     return client.job(job_id)
 
 
@@ -248,7 +250,17 @@ def jobs(
     """List jobs, newest first."""
     with _server() as client:
         found = client.pages("/v1/jobs", limit, state=state, label=label)
-        columns = ("id", "name", "state", "epoch", "metrics", "model_id", "created_at")
+        waits = any(job["waiting_for"] for job in found)
+        columns = (
+            "id",
+            "name",
+            "state",
+            *(("waiting_for",) if waits else ()),
+            "epoch",
+            "metrics",
+            "model_id",
+            "created_at",
+        )
         rows = [
             {
                 **job,

@@ -92,7 +92,8 @@ def _base(model_id: str, find_model: Callable[[str], Model], found: Assessment) 
     try:
         return find_model(model_id)
     except NotFound:
-        found.faults.append(Fault("/base_model_id", "model_not_found", "there is no such model"))
+        message = "there is no such model; must be the id of one, not a name or a job"
+        found.faults.append(Fault("/base_model_id", "model_not_found", message))
         return None
 
 

@@ -24,6 +24,14 @@ def cpus_of_worker(workers: int, machines: Sequence[float]) -> float | None:
     return None
 
 
+def too_large_now(workers: int, needed: float, cpus: float) -> str:
+    """Why the next job waits although processors are free."""
+    return (
+        f"The job is next: its {workers} workers need {needed:g} CPUs at once, and running jobs leave less of the "
+        f"cluster's {cpus:g}. It starts when they end; jobs behind it wait too."
+    )
+
+
 def too_large_for(workers: int, machines: Sequence[float]) -> str:
     """Why a job waits that `cpus_of_worker` finds too large."""
     return (

@@ -24,7 +24,7 @@ from common.settings import Settings
 from common.store.client import tell_once
 from common.store.jobs import Claim, Lease
 from common.store.stores import Stores
-from worker.admission import cpus_of_worker, too_large_for
+from worker.admission import cpus_of_worker, too_large_for, too_large_now
 from worker.housekeeping import Housekeeping
 from worker.ray_node import RayCluster
 from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
@@ -269,6 +269,8 @@ class Supervisor:
             return
         job, cpus = found
         if self._running() + cpus > self._cpus() * (1 + 1e-9):
+            if self._running() < self._cpus():  # some are free, and who waits should know why
+                self._explain(job, cpus)
             return
         try:
             claim = self._stores.jobs.claim(job.id)
@@ -280,6 +282,12 @@ class Supervisor:
             log.info("%s starts", job.id)
             child.heard = self._clock()
             child.give(claim, cpus)
+
+    def _explain(self, job: Job, cpus: float) -> None:
+        reason = too_large_now(job.request.cluster.workers, cpus, self._cpus())
+        if job.waiting_for != reason:
+            with suppress(CorruptRecord, NotFound):
+                self._stores.jobs.explain_wait(job.id, reason)
 
     def _next_job(self) -> tuple[Job, float] | None:
         """The first job in the queue that the cluster is large enough for, and the processors it is to have."""

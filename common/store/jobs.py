@@ -499,7 +499,7 @@ class JobStore:
 
         """
         fields = {"stop_reason": "cancelled"} | ({"metrics": to_json(dict(metrics))} if metrics else {})
-        event = {"model_id": model[0]} if model else {}
+        event = {"stop_reason": "cancelled"} | ({"model_id": model[0]} if model else {})
         self._held(
             claim,
             self._apply(claim.job_id, "cancelled", fence=claim.fence, fields=fields, event=event, model=model),

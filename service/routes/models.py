@@ -44,7 +44,11 @@ def show(ref: str, behind: Behind) -> Model:
     if is_id(ref, "job"):
         model_id = behind.stores.jobs.get(ref).model_id
         if model_id is None:
-            raise Conflict("The job has not made a model.", code="model_not_ready")
+            raise Conflict(
+                "The job has no model of its own, or not yet.",
+                code="model_not_ready",
+                hint="While it runs its id can be predicted with.",
+            )
         return behind.stores.models.get(model_id)
     return behind.stores.models.get(behind.stores.models.resolve(ref))
 
@@ -69,7 +73,10 @@ def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
     if len(body.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
     if is_id(ref, "job"):
-        learned = behind.stores.jobs.get(ref).model_id
+        job = behind.stores.jobs.get(ref)
+        learned = job.model_id
+        if job.state == "cancelled" and learned is None:
+            raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
         if learned is None:
             return Predictions(model_id=ref, predictions=behind.predictor.predict_running(ref, body.instances))
         ref = learned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -63,7 +63,7 @@ def check_key(request: Request, behind: Behind) -> None:
 
 
 async def check_query(request: Request) -> None:
-    """Refuses query parameters that a route does not have: a misspelt `dry_run` must not start a job.
+    """Refuses query parameters that a route does not have, or not twice: a misspelt `dry_run` must not start a job.
 
     Raises:
         Invalid: with every such parameter.
@@ -76,6 +76,15 @@ async def check_query(request: Request) -> None:
         allowed = f"may be one of: {', '.join(sorted(known))}" if known else "there are none here"
         message = f"there is no such query parameter; {allowed}"
         raise Invalid("The request has a fault.", [Fault("query", "unknown_parameter", message)])
+    lists = {field.alias for field in route.dependant.query_params if _is_list(field.field_info.annotation)}
+    names = [name for name, _ in request.query_params.multi_items() if name not in lists]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        faults = [Fault(name, "repeated_parameter", "can be given once only") for name in repeated]
+        raise Invalid("The request has a fault.", faults)
+
+
+def _is_list(annotation: object) -> bool:
+    return list in (get_origin(annotation), *map(get_origin, get_args(annotation)))
 
 
 def _clean_key(value: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:

@@ -583,3 +583,14 @@ def test_a_name_that_is_too_long_to_be_a_field_is_cut_in_the_answer(api: TestCli
     answer = api.post("/v1/jobs", json={"dataset_id": "ds_1", "target": "a", "x" * 100_000: 1})
     assert answer.status_code == 422
     assert len(answer.content) < 1000
+
+
+def test_a_query_parameter_that_is_given_twice_is_refused_unless_it_is_a_list(api: TestClient) -> None:
+    for query, place in (("label=team:a&label=env:dev", "label"), ("state=queued&state=running", "state")):
+        answer = api.get(f"/v1/jobs?{query}")
+        assert answer.status_code == 422
+        assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [(place, "repeated_parameter")]
+    csv = {"Content-Type": "text/csv"}
+    answer = api.post("/v1/datasets?name=gaps&null=none&null=nil", content=b"a,b\n1,none\nnil,2\n", headers=csv)
+    assert answer.status_code == 201, answer.text
+    assert [column["missing"] for column in answer.json()["columns"]] == [1, 1]

@@ -192,6 +192,8 @@ def test_a_job_without_a_checkpoint_predicts_nothing_yet(stack: RunningStack, da
     for job_id in (waiting, holder):
         stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
         await_job(stack.client, job_id, lambda _: False)
+    with pytest.raises(ApiError, match="cancelled before it had learned anything"):
+        stack.client.predict(waiting, [[0.0] * 20])
 
 
 def test_a_training_that_begins_with_a_model_begins_where_that_one_stopped(stack: RunningStack) -> None:

@@ -206,6 +206,24 @@ def test_a_training_that_runs_away_fails_and_says_so(stack: RunningStack) -> Non
     assert job["model_id"] is None
 
 
+def test_a_job_that_is_next_says_what_it_waits_for_while_processors_are_free(stack: RunningStack) -> None:
+    dataset, cpus = upload_noise(stack.client), int(stack.client.call("GET", "/v1/cluster")["cpus"])
+    small = stack.client.submit(endless(dataset, cluster={"workers": 1}))["id"]
+    await_epochs(stack.client, small, 1)
+    large = stack.client.submit(endless(dataset, cluster={"workers": cpus}))["id"]
+    behind = stack.client.submit(endless(dataset, cluster={"workers": 1}))["id"]
+    job = await_job(stack.client, large, lambda job: job["waiting_for"])
+    assert (job["state"], job["queue_position"]) == ("queued", 0)
+    assert f"its {cpus} workers need {cpus} CPUs at once" in job["waiting_for"]
+    assert stack.client.job(behind)["waiting_for"] is None
+    for job_id in (behind, small):
+        stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
+    job = await_job(stack.client, large, lambda job: job["state"] == "running")
+    assert job["waiting_for"] is None
+    stack.client.call("POST", f"/v1/jobs/{large}/cancel")
+    await_job(stack.client, large, lambda _: False)
+
+
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_keeps_its_best_model(stack: RunningStack) -> None:
     dataset = upload_noise(stack.client)
     first = stack.client.submit(endless(dataset, cluster=everything(stack)))["id"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.admission import cpus_of_worker, too_large_for
+from worker.admission import cpus_of_worker, too_large_for, too_large_now
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,9 @@ def test_what_is_admitted_can_be_placed_and_what_is_not_needs_more_than_there_is
     else:
         assert 0.25 <= share <= 1
         assert sum(math.floor(cpus / share) for cpus in machines) >= workers
+
+
+def test_a_job_that_is_next_is_told_how_many_processors_it_waits_for() -> None:
+    reason = too_large_now(3, 1.5, 2.0)
+    assert "its 3 workers need 1.5 CPUs at once" in reason
+    assert "the cluster's 2." in reason
