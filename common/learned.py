@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from common.errors import CorruptRecord, Fault, Invalid
 from common.features.encoder import FeatureEncoder
-from common.features.target import ClassTarget, NumberTarget, Target, target_from_document
+from common.features.target import ClassTarget, NumberTarget, Target, name_of, target_from_document
 from common.network.network import Predictor
-from common.network.parameters import Floats, parameter_count
+from common.network.parameters import Floats
 from common.network.saved import weights_from_bytes
-from common.schemas import training
-from common.schemas.models import Label, ModelOutput
+from common.network.structure import parameter_count
+from common.schemas.losses import Loss, Quantile
+from common.schemas.models import ModelOutput
+from common.schemas.network import NetworkShape
 from common.schemas.predictions import Prediction
 from common.schemas.record import Record
 
@@ -24,8 +26,8 @@ from common.schemas.record import Record
 class LearnedDocument(Record):
     """All of a learned network but its weights, as JSON can say it."""
 
-    network: training.NetworkShape
-    loss: training.Loss
+    network: NetworkShape
+    loss: Loss
     encoder: dict[str, object]
     target: dict[str, object]
 
@@ -44,6 +46,8 @@ class LearnedNetwork:
     encoder: FeatureEncoder
     target: Target
     predictor: Predictor
+    quantiles: tuple[float, ...] = ()
+    """What its outputs are quantiles for, where they are."""
 
     @classmethod
     def load(cls, document: Mapping[str, object], weights: bytes) -> LearnedNetwork:
@@ -57,9 +61,11 @@ class LearnedNetwork:
             read = LearnedDocument.model_validate(document)
             encoder = FeatureEncoder.from_document(read.encoder)
             target = target_from_document(read.target)
-            outputs = width_of(target)
-            vector = weights_from_bytes(weights, parameter_count(read.network, encoder.width, outputs))
-            return cls(encoder, target, Predictor(read.network, encoder.width, outputs, read.loss, vector))
+            inputs, outputs, embeddings = encoder.width, width_of(target, read.loss), encoder.embeddings
+            vector = weights_from_bytes(weights, parameter_count(read.network, inputs, outputs, embeddings))
+            predictor = Predictor(read.network, inputs, outputs, read.loss, vector, embeddings)
+            quantiles = read.loss.quantiles if isinstance(read.loss, Quantile) else ()
+            return cls(encoder, target, predictor, quantiles)
         except (ValidationError, ValueError) as error:
             raise CorruptRecord("The stored model is damaged.", code="model_corrupt") from error
 
@@ -80,13 +86,25 @@ class LearnedNetwork:
             fault = Fault(f"/instances/{row}", "non_finite_output", "the values are too large for this model")
             raise Invalid("A prediction is no finite number.", [fault])
         if isinstance(self.target, NumberTarget):
-            return [Prediction(value=value) for value in outputs[:, 0].tolist()]
+            return self._valued(outputs)
         return _labelled(self.target, outputs)
 
+    def _valued(self, outputs: Floats) -> list[Prediction]:
+        values = outputs[:, self.predictor.middle].tolist()
+        if not self.quantiles:
+            return [Prediction(value=value) for value in values]
+        names = [f"{quantile:g}" for quantile in self.quantiles]
+        return [
+            Prediction(value=value, quantiles=dict(zip(names, row, strict=True)))
+            for value, row in zip(values, outputs.tolist(), strict=True)
+        ]
 
-def width_of(target: Target) -> int:
+
+def width_of(target: Target, loss: Loss) -> int:
     """How many outputs a network needs for a target."""
-    return len(target.classes) if isinstance(target, ClassTarget) else 1
+    if isinstance(target, ClassTarget):
+        return len(target.classes)
+    return len(loss.quantiles) if isinstance(loss, Quantile) else 1
 
 
 def _labelled(target: ClassTarget, probabilities: Floats) -> list[Prediction]:
@@ -96,8 +114,3 @@ def _labelled(target: ClassTarget, probabilities: Floats) -> list[Prediction]:
         Prediction(label=target.decode(code), probabilities=dict(zip(names, row, strict=True)))
         for code, row in zip(best.tolist(), probabilities.tolist(), strict=True)
     ]
-
-
-def name_of(label: Label) -> str:
-    """A class as a key of a JSON object."""
-    return ("true" if label else "false") if isinstance(label, bool) else str(label)

@@ -48,6 +48,9 @@ _CODES = {
     "invalid_name": "invalid_name",
     "finite_number": "out_of_range",
     "literal_error": "unknown_choice",
+    "residual_width": "residual_width",
+    "conflicting_options": "conflicting_options",
+    "out_of_order": "out_of_order",
 }
 _CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch": "wrong_form"}
 

@@ -7,17 +7,25 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from common.errors import Fault, NotFound
-from common.network.parameters import GRAIN, parameter_count
+from common.errors import Fault, NotFound, pointer_part
+from common.network.embedding import Embedding
+from common.network.parameters import GRAIN
+from common.network.structure import parameter_count
 from common.schemas import training
 from common.schemas.datasets import Column, Dataset
+from common.schemas.losses import FITTING, CrossEntropy, Loss, MeanSquaredError, Quantile
 from common.schemas.models import Model, Task
+from common.schemas.network import NetworkShape
+from common.schemas.optimizers import Regularization
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
 from service.problems import faults_of_body
 
 MAX_CLASSES_OF_INTEGERS = 20
 MAX_CLASSES = 10_000
+MAX_ONE_HOT = 100
+"""Distinct values up to which a categorical column becomes one input per category."""
+ADAMW_DECAY = 0.01
 _FLOAT_BYTES = 4
 _VECTORS = 6
 """Parameters, their mean gradient, two moments, the best so far, and the copy that becomes the model."""
@@ -97,8 +105,8 @@ def _base(model_id: str, find_model: Callable[[str], Model], found: Assessment) 
         return None
 
 
-def _network_of(base: Model) -> training.NetworkShape:
-    return training.NetworkShape.model_validate(base.lineage.request["network"])
+def _network_of(base: Model) -> NetworkShape:
+    return NetworkShape.model_validate(base.lineage.request["network"])
 
 
 def _allowed(cluster: training.Cluster, settings: Settings) -> training.Cluster:
@@ -112,12 +120,18 @@ def _check_base(request: TrainingRequest, base: Model, found: Assessment) -> Non
     if found.task is not None and base.task != found.task:
         message = f"is for {base.task}, and this is {found.task}"
         found.faults.append(Fault("/base_model_id", "unsuitable_base_model", message))
-    wanted, has = (
-        [(layer.units, layer.activation) for layer in shape.layers] for shape in (request.network, _network_of(base))
-    )
-    if wanted != has:
+    if _skeleton(request.network) != _skeleton(_network_of(base)):
         message = "must have the layers of the model to begin with, or be left out"
         found.faults.append(Fault("/network/layers", "unsuitable_base_model", message))
+
+
+def _skeleton(shape: NetworkShape) -> list[object]:
+    """What two networks must have in common for one to begin with the other's weights."""
+    found: list[object] = []
+    for layer in shape.layers:
+        document = layer.model_dump(exclude={"dropout": True, "layers": {"__all__": {"dropout"}}})
+        found.append(document)
+    return found
 
 
 def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | None:
@@ -148,18 +162,23 @@ def _check(
     task = _task(request, target, found)
     columns = _features(request, dataset, found)
     _check_weights(request, dataset, found)
-    loss = _loss(request, task, found)
+    options = _column_options(request, columns, found)
+    loss = _loss(request, task, target, found)
+    _check_class_weights(request, task, found)
+    regularization = _regularization(request, found)
     rows = dataset.rows - target.missing
     if not request.network.layers:
         found.faults.append(Fault("/network/layers", "out_of_range", "must hold at least one layer"))
     found.task, found.rows = task, rows
-    found.features = sum(_width(column) for column in columns)
+    embeddings = _embeddings(columns, options)
+    found.features = sum(_width(column, options) for column in columns)
     found.classes = target.distinct if task == "classification" else None
     _check_rows(request, rows, target, found)
     _check_reproducible(request, found)
     if columns:
-        _check_size(request, rows, found.features, found.classes or 1, settings, found)
-    return _resolved(request, dataset, task, columns, loss, draw_seed)
+        outputs = len(loss.quantiles) if isinstance(loss, Quantile) else found.classes or 1
+        _check_size(request, rows, found.features, outputs, embeddings, settings, found)
+    return _resolved(request, dataset, task, columns, options, loss, regularization, draw_seed)
 
 
 def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
@@ -245,12 +264,80 @@ def _fault_of_weights(column: Column | None, target: str) -> Fault | None:
     return Fault(pointer, "unsuitable_weight", why) if why else None
 
 
-def _loss(request: TrainingRequest, task: Task, found: Assessment) -> training.Loss:
-    default = training.CrossEntropy() if task == "classification" else training.MeanSquaredError()
-    loss = request.loss or default
-    if loss.kind != default.kind:
-        found.faults.append(Fault("/loss", "unsuitable_loss", f"{task} needs the loss {default.kind}"))
+def _loss(request: TrainingRequest, task: Task, target: Column, found: Assessment) -> Loss:
+    loss = request.loss or (CrossEntropy() if task == "classification" else MeanSquaredError())
+    if loss.kind not in FITTING[task]:
+        found.faults.append(
+            Fault("/loss", "unsuitable_loss", f"{task} needs one of the losses {', '.join(FITTING[task])}")
+        )
+    elif loss.kind == "poisson" and target.min is not None and target.min < 0:
+        found.faults.append(Fault("/loss", "unsuitable_loss", "poisson needs a target that is never below zero"))
+    elif loss.kind == "poisson" and target.max == 0:
+        found.faults.append(Fault("/loss", "unsuitable_loss", "poisson needs a target that is not always zero"))
     return loss
+
+
+def _check_class_weights(request: TrainingRequest, task: Task, found: Assessment) -> None:
+    weights, pointer = request.class_weights, "/class_weights"
+    if weights is None:
+        return
+    if task != "classification":
+        found.faults.append(Fault(pointer, "unsuitable_weight", "only a classification has classes to weigh"))
+    elif weights != "balanced" and weights and not any(weights.values()):
+        found.faults.append(Fault(pointer, "unsuitable_weight", "all weights are zero"))
+
+
+def _column_options(
+    request: TrainingRequest, columns: list[Column], found: Assessment
+) -> dict[str, training.ColumnOptions]:
+    """How each categorical column becomes inputs, where it is not one input per category."""
+    kinds = {column.name: column for column in columns}
+    for name, given in request.columns.items():
+        pointer = f"/columns/{pointer_part(name)}"
+        if name not in kinds:
+            found.faults.append(Fault(pointer, "unknown_column", "is none of the features"))
+        elif kinds[name].kind != "categorical" and (given.encoding is not None or given.width is not None):
+            found.faults.append(
+                Fault(pointer, "unsuitable_column", f"a column of kind {kinds[name].kind} has no encoding to choose")
+            )
+        elif given.width is not None and given.encoding != "embedding":
+            found.faults.append(Fault(f"{pointer}/width", "unsuitable_column", "is for the encoding embedding"))
+    options: dict[str, training.ColumnOptions] = {}
+    for name, column in kinds.items():
+        given = request.columns.get(name, training.ColumnOptions())
+        encoding = given.encoding
+        if column.kind == "categorical" and encoding is None and column.distinct > MAX_ONE_HOT:
+            encoding = "embedding"
+        if column.kind == "categorical" and encoding == "embedding":
+            width = given.width or min(64, round(1.6 * column.distinct**0.56))
+            options[name] = training.ColumnOptions(encoding="embedding", width=max(1, width))
+        elif name in request.columns:
+            options[name] = given
+    return options
+
+
+def _embeddings(columns: list[Column], options: Mapping[str, training.ColumnOptions]) -> list[Embedding]:
+    """Those that the encoder will ask for if the training rows hold every category."""
+    found, place = list[Embedding](), 0
+    for column in columns:
+        given = options.get(column.name)
+        if given is not None and given.encoding == "embedding" and given.width is not None:
+            found.append(Embedding(place, column.distinct + bool(column.missing) + 1, given.width))
+        place += _width(column, options)
+    return found
+
+
+def _regularization(request: TrainingRequest, found: Assessment) -> Regularization:
+    given = request.regularization
+    if given.clip_norm is not None and given.clip_value is not None:
+        message = "cannot be given together with clip_norm"
+        found.faults.append(Fault("/regularization/clip_value", "conflicting_options", message))
+    if given.max_norm is not None and request.cluster.servers > 1:
+        message = "needs one server: a unit's weights would lie on several"
+        found.faults.append(Fault("/regularization/max_norm", "conflicting_options", message))
+    if request.optimizer.kind == "adamw" and "weight_decay" not in given.model_fields_set:
+        return given.model_copy(update={"weight_decay": ADAMW_DECAY})
+    return given
 
 
 def _check_rows(request: TrainingRequest, rows: int, target: Column, found: Assessment) -> None:
@@ -276,11 +363,17 @@ def _check_rows(request: TrainingRequest, rows: int, target: Column, found: Asse
 
 
 def _check_size(
-    request: TrainingRequest, rows: int, inputs: int, outputs: int, settings: Settings, found: Assessment
+    request: TrainingRequest,
+    rows: int,
+    inputs: int,
+    outputs: int,
+    embeddings: list[Embedding],
+    settings: Settings,
+    found: Assessment,
 ) -> None:
-    found.parameters = parameter_count(request.network, inputs, outputs)
+    found.parameters = parameter_count(request.network, inputs, outputs, embeddings)
     batch = request.training.batch_size or _batch_size(rows)
-    activations = 3 * batch * (sum(layer.units for layer in request.network.layers) + inputs)
+    activations = 3 * batch * (request.network.units + inputs)
     per_worker = (
         _VECTORS_OF_REPRODUCIBLE
         if request.training.reproducible
@@ -333,7 +426,9 @@ def _resolved(
     dataset: Dataset,
     task: Task,
     columns: list[Column],
-    loss: training.Loss,
+    options: dict[str, training.ColumnOptions],
+    loss: Loss,
+    regularization: Regularization,
     draw_seed: Callable[[], int],
 ) -> TrainingRequest:
     steps = request.training
@@ -347,7 +442,9 @@ def _resolved(
         update={
             "task": task,
             "features": tuple(column.name for column in columns),
+            "columns": options,
             "loss": loss,
+            "regularization": regularization,
             "training": steps,
             "model_name": request.model_name or slug(request.name or "") or slug(dataset.name) or "model",
         }
@@ -359,6 +456,9 @@ def _batch_size(rows: int) -> int:
     return 32 if rows < 2_000 else 128 if rows < 20_000 else 256
 
 
-def _width(column: Column) -> int:
+def _width(column: Column, options: Mapping[str, training.ColumnOptions]) -> int:
     """Inputs that a column becomes: one, or one per category and one for missing."""
+    given = options.get(column.name)
+    if given is not None and given.encoding == "embedding":
+        return 1
     return column.distinct + bool(column.missing) if column.kind == "categorical" else 1

@@ -121,18 +121,18 @@ class ServerProcess(_Process):
         """See `ParameterServer.state`; of each of its shards."""
         return [server.state() for server in self._servers]
 
-    def serve(self, steps: int) -> Told:
+    def serve(self, steps: int, rate: float) -> Told:
         """See `ParameterServer.serve`; what the first shard tells of how the workers kept step."""
         first, *others = self._servers
-        running = [self._threads.submit(self._serve, server, steps) for server in others]
-        failures = [self._serve(first, steps), *(thread.result() for thread in running)]
+        running = [self._threads.submit(self._serve, server, steps, rate) for server in others]
+        failures = [self._serve(first, steps, rate), *(thread.result() for thread in running)]
         for error in sorted(filter(None, failures), key=lambda error: isinstance(error, Halted)):
             raise error  # one that was halted has nothing to tell of why: another may
         return first.describe_synchrony()
 
-    def _serve(self, server: ParameterServer, steps: int) -> BaseException | None:
+    def _serve(self, server: ParameterServer, steps: int, rate: float) -> BaseException | None:
         try:
-            server.serve(steps)
+            server.serve(steps, rate)
         except BaseException as error:  # handed on by `serve`
             self._here.stop.set()  # no shard goes on alone
             return error
@@ -389,7 +389,8 @@ class ActorGroup:
 
     def begin(self, segment: Segment) -> None:
         """Sets everyone to work on a segment; servers take no part in an evaluation."""
-        self._serving = [server.serve.remote(segment.steps) for server in self._servers] if segment.steps else []
+        steps, rate = segment.steps, segment.rate
+        self._serving = [server.serve.remote(steps, rate) for server in self._servers] if steps else []
         self._running = [worker.run.remote(segment) for worker in self._workers]
 
     def wait(self, seconds: float) -> bool:

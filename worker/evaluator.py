@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.network.health import LayerHealth, unit_health
+from common.network.losses import ClassLoss, NumberLoss
 from common.network.metrics import MetricSums, classification_sums, regression_sums
 from common.network.network import Network
+from common.network.quiet import quiet
 from worker.channel import Vector
 from worker.shared_rows import SharedRows
 from worker.task import TrainingTask
@@ -28,18 +31,36 @@ class Evaluator:
         self._task = task
         self._data = data
         rows = min(_ROWS, len(data.validation_x))
-        self._network = Network(task.shape, task.inputs, task.outputs, task.loss, max_rows=rows, parameters=parameters)
+        self._network = Network(
+            task.shape,
+            task.inputs,
+            task.outputs,
+            task.loss,
+            max_rows=rows,
+            parameters=parameters,
+            embeddings=task.embeddings,
+        )
 
     def evaluate(self, piece: int) -> MetricSums:
         """The metrics' sums over a piece."""
         rows = slice(piece * _ROWS, (piece + 1) * _ROWS)
         x, targets = self._data.validation_x[rows], self._data.validation_targets[rows]
         weights = None if self._data.validation_weights is None else self._data.validation_weights[rows]
-        outputs = self._network.outputs(x)
-        loss = self._network.loss.forward(outputs, targets, weights)
-        measure = classification_sums if self._task.task == "classification" else regression_sums
-        weight = None if weights is None else float(weights.sum(dtype=np.float64))
-        return measure(outputs, targets, loss, weight)
+        outputs, loss = self._network.outputs(x), self._network.loss
+        weight = float(len(outputs)) if weights is None else float(weights.sum(dtype=np.float64))
+        loss_sum = loss.forward(outputs, targets, weights)
+        if isinstance(loss, ClassLoss):
+            log_loss = loss_sum if loss.is_log_loss else loss.log_loss(outputs, targets, weights)
+            return classification_sums(outputs, targets, loss_sum, log_loss, weight)
+        assert isinstance(loss, NumberLoss)
+        values = np.empty_like(outputs)
+        with quiet():
+            loss.predict(outputs, values)
+        return regression_sums(values[:, loss.middle : loss.middle + 1], targets, loss_sum, weight)
+
+    def health(self) -> tuple[LayerHealth, ...]:
+        """How alive the units are that the last evaluated piece has met."""
+        return unit_health(self._network.last)
 
 
 def pieces(data: SharedRows) -> range:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.network.dropout import DropoutMasks
+from common.network.health import LayerHealth, gradient_norms, update_norms
+from common.network.masks import DropoutMasks
 from common.network.metrics import MetricSums
 from common.network.network import Network
 from common.network.quiet import quiet
@@ -25,10 +26,12 @@ from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS,
 from worker.epoch_order import epoch_order
 from worker.evaluator import Evaluator
 from worker.exact_sum import exact_parts
-from worker.norm import GrainSums, clipping
+from worker.max_norm import MaxNorm
+from worker.norm import GrainSums, clipping, is_finite
 from worker.optimizers import State, make_optimizer
+from worker.schedules import make_schedule
 from worker.shared_rows import SharedRows
-from worker.task import Segment, SegmentSums, TrainingTask, share
+from worker.task import Segment, SegmentSums, TrainingTask, penalties_of, share
 from worker.tree_sum import LEAVES, nodes
 
 
@@ -71,19 +74,23 @@ class GradientWorker:
             max_rows=self._largest,
             parameters=self._parameters,
             gradient=self._gradient,
+            embeddings=task.embeddings,
         )
         self._network.loss.check(len(data.targets), data.targets, data.weights)  # once: steps rely on it
         self._evaluator = Evaluator(task, data, end.parameters)
+        self._layout = task.layout
         self._grains = None if task.clip_norm is None else GrainSums(self._gradient)
-        self._x = np.empty((self._largest, task.inputs), task.dtype)
         self._targets = np.empty((self._largest, *data.targets.shape[1:]), data.targets.dtype)
         self._weights = None if data.weights is None else np.empty(self._largest, task.dtype)
-        self._has_dropout = any(layer.dropout for layer in task.shape.layers)
         self._number = 1
         """Of the post that comes next, from the servers and then to them."""
         self._waited = 0.0
         self._epoch = 0
         """Whose order and masks are at hand."""
+        self._before: Vector | None = None
+        """The parameters at the beginning of the epoch, with the worker that looks at everyone's health."""
+        self._weight = 0.0
+        """Of the rows whose gradient was computed last."""
         self.gradients_computed = 0
 
     @property
@@ -105,16 +112,21 @@ class GradientWorker:
 
         """
         self._rows, self._losses, self._weights_seen, self._waited = 0, list[float](), list[float](), 0.0
-        evaluation = list[MetricSums]()
+        self._is_beginning = segment.steps > 0 and segment.first == 0
+        evaluation, health = list[MetricSums](), list[LayerHealth]()
         began = time.perf_counter()
         try:
             with quiet():
                 self._train(segment)
             self._pull()
             seconds = time.perf_counter() - began
+            if self._rank == 0 and segment.steps and segment.last == self._task.steps(len(self._data.x)):
+                health += self._look_at_gradients()
             for piece in range(*share(segment.pieces.start, segment.pieces.stop, self._rank, self._task.workers)):
                 self._end.look()
                 evaluation.append(self._evaluator.evaluate(piece))
+                if not piece:
+                    health += self._evaluator.health()
         except BaseException as error:
             self._end.halt()  # a server must not wait for a worker that lives and sends no more
             if isinstance(error, Halted):
@@ -128,7 +140,16 @@ class GradientWorker:
             waiting=self._waited,
             halted=False,
             evaluation=tuple(evaluation),
+            health=tuple(health),
         )
+
+    def _look_at_gradients(self) -> list[LayerHealth]:
+        """How long each layer's last gradient was, and how far its parameters went in the epoch."""
+        health = list(gradient_norms(self._layout, self._gradient, self._weight))
+        if self._before is not None:
+            health += update_norms(self._layout, self._before, self._end.parameters)
+            self._before = None
+        return health
 
     def state(self) -> State:
         """What a worker that takes this one's place needs to go on, beside the servers' parameters."""
@@ -148,6 +169,7 @@ class GradientWorker:
         loss = self._network.gradients(batch.x, batch.targets, self._masks, batch.start, batch.weights)
         self._rows += len(batch.x)
         self._weights_seen.append(batch.weight)
+        self._weight = batch.weight
         self._losses.append(loss)
         self.gradients_computed += 1
         return loss
@@ -156,6 +178,10 @@ class GradientWorker:
         began = time.perf_counter()
         self._end.pull(self._number)
         self._waited += time.perf_counter() - began
+        if self._is_beginning:  # of an epoch
+            self._is_beginning = False
+            if self._rank == 0:
+                self._before = self._end.parameters.copy()
 
     def _push(self) -> None:
         began = time.perf_counter()
@@ -179,14 +205,14 @@ class GradientWorker:
         """The order of an epoch's rows, made when the epoch begins."""
         task = self._task
         if self._epoch != epoch:
-            self._masks = DropoutMasks(task.seed, epoch) if self._has_dropout else None
+            self._masks = DropoutMasks(task.seed, epoch) if task.shape.has_dropout else None
             self._order = epoch_order(len(self._data.x), epoch, task.seed, task.shuffle, task.block_rows)
             self._epoch = epoch
         return self._order
 
     def _gather(self, order: NDArray[Any], start: int, stop: int) -> Batch:
         rows = order[start:stop]
-        x, targets, weights = self._x[: len(rows)], self._targets[: len(rows)], None
+        x, targets, weights = self._network.x(len(rows)), self._targets[: len(rows)], None
         # "clip" writes without a copy in between
         self._data.x.take(rows, 0, x, "clip")
         self._data.targets.take(rows, 0, targets, "clip")
@@ -246,7 +272,9 @@ class LocalWorker(GradientWorker):
         self._sending = self._exchange = 0.0
         """Seconds that the last sending took, and the last exchange as a whole."""
         super().__init__(rank, task, data, end)
-        self._optimizer = make_optimizer(task.optimizer, self._own, self._own_gradient)
+        self._optimizer = make_optimizer(task.optimizer, self._own, self._own_gradient, penalties_of(task))
+        self._schedule = make_schedule(task.schedule, task.extent)
+        self._limit = MaxNorm.of(task, self._own)
         if state is not None:
             self._optimizer.restore(state)
 
@@ -263,6 +291,8 @@ class LocalWorker(GradientWorker):
 
     def _train(self, segment: Segment) -> None:
         total, batches, done = segment.steps, self._batches(segment), 0
+        self._position = (segment.epoch - 1) * self._task.steps_per_epoch + segment.first
+        self._rate = segment.rate
         while done < total:
             self._pull()
             steps = min(int(self._end.note), total - done)
@@ -286,7 +316,9 @@ class LocalWorker(GradientWorker):
         """A step of the worker's own; the rows' weight, or no number where the loss is none."""
         self._end.look()
         loss = self._compute(batch)
-        if not math.isfinite(loss):
+        rate = self._rate * self._schedule.factor(self._position)
+        self._position += 1
+        if not (math.isfinite(loss) and is_finite(self._own_gradient)):
             return math.nan
         if batch.weight:
             scale = 1 / batch.weight
@@ -295,7 +327,8 @@ class LocalWorker(GradientWorker):
                 if not math.isfinite(norm):
                     return math.nan
                 scale *= clipping(self._task.clip_norm, norm)
-            self._optimizer.step(scale)
+            self._optimizer.step(scale, rate)
+            self._limit.apply()
         return batch.weight
 
     def _send(self, weight: float) -> None:

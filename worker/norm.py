@@ -51,6 +51,13 @@ def norm_of(sums: NDArray[np.floating[Any]]) -> float:
     return math.sqrt(math.fsum(sums.tolist())) if math.isfinite(total) else math.nan
 
 
+def is_finite(vector: Vector) -> bool:
+    """Whether every number is."""
+    if math.isfinite(vector.dot(vector)):  # the quickest way through a vector; it may overflow where no number does
+        return True
+    return bool(np.isfinite(vector).all())
+
+
 def clipping(largest: float, norm: float) -> float:
     """By what to multiply a gradient of this norm so that it is at most the largest (Pascanu et al., ICML 2013)."""
     return largest / norm if norm > largest else 1.0

@@ -19,15 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import Diverged
-from common.network.initializers import initialize
 from common.network.quiet import quiet
+from common.network.structure import initialize
 from common.schemas import training
 from worker.channel import LONGEST_STEP_SECONDS, LOOK_SECONDS, PeerLost, Vector
 from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, NormEnd, ServerEnd
-from worker.norm import GrainSums, clipping, norm_of
-from worker.optimizers import BlockMomentum, Optimizer, State, make_optimizer
+from worker.max_norm import MaxNorm
+from worker.norm import GrainSums, clipping, is_finite, norm_of
+from worker.optimizers import BlockMomentum, Optimizer, Penalties, State, make_optimizer
+from worker.schedules import make_schedule
 from worker.staleness import Clocks
-from worker.task import TrainingTask
+from worker.task import TrainingTask, penalties_of
 from worker.tree_sum import Addition, additions, chain, nodes
 
 
@@ -73,6 +75,9 @@ class ParameterServer:
         self._best = self._parameters.copy() if state is None else state["best"].copy()
         self._sum = np.empty_like(self._parameters)
         self._optimizer = self._make_optimizer()
+        self._schedule = make_schedule(task.schedule, task.extent)
+        self._rate = 1.0
+        self._limit = MaxNorm.of(task, self._parameters)
         self._grains = None if norms is None else GrainSums(self._sum, norms.grains)
         self._additions = _additions(task, end, self._sum, self._optimizer.blocks)
         self.number = 1
@@ -99,17 +104,22 @@ class ParameterServer:
         return 0.0
 
     def _make_optimizer(self) -> Optimizer:
-        return make_optimizer(self._task.optimizer, self._parameters, self._sum)
+        return make_optimizer(self._task.optimizer, self._parameters, self._sum, self._penalties)
 
-    def serve(self, steps: int) -> None:
-        """Takes part in so many steps of an epoch.
+    @property
+    def _penalties(self) -> Penalties:
+        return penalties_of(self._task).part(*self._end.span)
+
+    def serve(self, steps: int, rate: float = 1.0) -> None:
+        """Takes part in so many steps of an epoch, at so many times the learning rate of the schedule.
 
         Raises:
-            Diverged: a worker met a loss that is no finite number.
+            Diverged: a worker met a loss that is no finite number, or a gradient that holds one.
             Halted: the training was halted; the parameters are those of the last whole step.
             PeerLost: a worker's process is gone.
 
         """
+        self._rate = rate
         try:
             with quiet():
                 self._serve(steps)
@@ -139,15 +149,25 @@ class ParameterServer:
     def _apply(self, scale: float) -> None:
         if self._norms is not None:
             scale *= self._clipping(scale, self._norms)
-            self._optimizer.begin_step(scale)
+            self._begin_step(scale)
             for block in range(len(self._additions)):
                 self._optimizer.update_block(block)
-            return
-        self._optimizer.begin_step(scale)
-        for block, operations in enumerate(self._additions):  # added up and applied while it is in the cache
-            for add in operations:
-                add()
-            self._optimizer.update_block(block)
+        else:
+            self._begin_step(scale)
+            for block, operations in enumerate(self._additions):  # added up and applied while it is in the cache
+                for add in operations:
+                    add()
+                self._update(block)
+        self._limit.apply()
+
+    def _begin_step(self, scale: float) -> None:
+        self._optimizer.begin_step(scale, self._rate * self._schedule.factor(self.updates))
+
+    def _update(self, block: int) -> None:
+        """Applies a block of the gradient, which is looked at while it is in the cache."""
+        if not is_finite(self._sum[self._optimizer.blocks[block]]):
+            self._finite(math.nan)
+        self._optimizer.update_block(block)
 
     def _clipping(self, scale: float, norms: NormEnd) -> float:
         """By what to shorten the gradient, whose norm is known only when all shards have added up theirs."""
@@ -232,10 +252,11 @@ class StaleServer(ParameterServer):
             scale = 1 / weight
             if self._task.clip_norm is not None:
                 scale *= clipping(self._task.clip_norm, self._finite(scale * float(inlet.remarks[NORM])))
-            self._optimizer.begin_step(scale)
+            self._begin_step(scale)
             for block, span in enumerate(self._optimizer.blocks):
                 np.copyto(self._sum[span], inlet.vector[0, span])
-                self._optimizer.update_block(block)
+                self._update(block)
+            self._limit.apply()
         self.updates += 1
 
     def describe_synchrony(self) -> Told:
@@ -257,6 +278,7 @@ class AveragingServer(ParameterServer):
         self._pace = Pace(task.synchrony.steps)
         self._rounds = 0
         super().__init__(task, end, initial, None, state)
+        self._limit = MaxNorm([])  # workers keep to it, and so does their mean
 
     def state(self) -> State:
         return {**super().state(), "pace": self._pace.state()}
@@ -272,6 +294,9 @@ class AveragingServer(ParameterServer):
     def _make_optimizer(self) -> Optimizer:
         assert isinstance(self._task.synchrony, training.LocalSteps)
         return BlockMomentum(self._task.synchrony.outer_momentum, self._parameters, self._sum)
+
+    def _begin_step(self, scale: float) -> None:
+        self._optimizer.begin_step(scale)  # learning rates are the workers' affair
 
     def _serve(self, steps: int) -> None:
         self._rounds = done = 0
@@ -336,7 +361,7 @@ def initial_parameters(task: TrainingTask) -> Vector:
     """The whole vector to start from, drawn from the task's seed."""
     initial = np.empty(task.parameters, task.dtype)
     generator = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(_INITIAL,)))
-    initialize(task.shape, task.inputs, task.outputs, generator, initial)
+    initialize(task.shape, task.inputs, task.outputs, generator, initial, task.embeddings)
     return initial
 
 

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.network.health import LayerHealth
 from common.network.metrics import MetricSums
 from common.schemas.jobs import Progress
 from worker.exact_sum import exact_parts
+from worker.health_rule import HealthRule
 from worker.parameter_server import Told
+from worker.schedules import Plateau
 from worker.stopping import StoppingRule
 from worker.task import SegmentSums
 
@@ -27,8 +30,9 @@ class Tally:
     """Summed over the workers."""
     waiting: float = 0.0
     told: Told = field(default_factory=Told)
+    health: list[LayerHealth] = field(default_factory=list)
     evaluation: list[MetricSums] = field(default_factory=list)
-    """Is done anew by whoever resumes."""
+    """These two are not kept in a document: evaluation is done anew by whoever resumes."""
 
     def add(self, sums: Sequence[SegmentSums], told: Told) -> None:
         """Takes in a segment."""
@@ -39,6 +43,7 @@ class Tally:
         self.waiting += sum(part.waiting for part in sums)
         self.told += told
         self.evaluation += [piece for part in sums for piece in part.evaluation]
+        self.health += [layer for part in sums for layer in part.health]
 
     @property
     def loss(self) -> float:
@@ -52,7 +57,7 @@ class Tally:
         return self.waiting / max(self.seconds, 1e-9)
 
     def document(self) -> dict[str, Any]:
-        """All but the evaluation, as JSON can say it."""
+        """All but health and evaluation, as JSON can say it."""
         return {
             "rows": self.rows,
             "losses": self.losses,
@@ -81,6 +86,9 @@ class Standing:
     """Where a training stands."""
 
     rule: StoppingRule
+    plateau: Plateau | None = None
+    """Where the learning rate depends on the losses."""
+    health: HealthRule = field(default_factory=HealthRule)
     epoch: int = 1
     """In work."""
     step: int = 0
@@ -98,6 +106,8 @@ class Standing:
         """The standing as JSON can say it."""
         return {
             "rule": self.rule.document(),
+            "plateau": self.plateau and self.plateau.document(),
+            "health": self.health.document(),
             "epoch": self.epoch,
             "step": self.step,
             "rows_seen": self.rows_seen,
@@ -108,12 +118,18 @@ class Standing:
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], rule: StoppingRule) -> Standing:
-        """The standing whose `document` this is; `rule` is a fresh one."""
+    def from_document(cls, document: Mapping[str, Any], rule: StoppingRule, plateau: Plateau | None = None) -> Standing:
+        """The standing whose `document` this is; `rule` and `plateau` are fresh ones."""
         rule.restore(document["rule"])
+        health = HealthRule()
+        health.restore(document["health"])
+        if plateau is not None:
+            plateau.restore(document["plateau"])
         progress = document["progress"]
         return cls(
             rule=rule,
+            plateau=plateau,
+            health=health,
             epoch=document["epoch"],
             step=document["step"],
             rows_seen=document["rows_seen"],

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from common.network.embedding import Embedding
+from common.network.health import LayerHealth
 from common.network.metrics import MetricSums
-from common.network.parameters import GRAIN
+from common.network.parameters import GRAIN, ParameterLayout
+from common.network.structure import network_layout
 from common.schemas import training
+from common.schemas.losses import Loss
 from common.schemas.models import Task
+from common.schemas.network import NetworkShape
+from common.schemas.optimizers import ConstantSchedule, Optimizer, Regularization, Schedule
+from worker.optimizers import Penalties
+from worker.schedules import Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +23,9 @@ class TrainingTask:
     """A training request resolved against its data set."""
 
     task: Task
-    shape: training.NetworkShape
-    loss: training.Loss
-    optimizer: training.Optimizer
+    shape: NetworkShape
+    loss: Loss
+    optimizer: Optimizer
     inputs: int
     outputs: int
     parameters: int
@@ -29,7 +37,12 @@ class TrainingTask:
     """Tells this incarnation of the run from all others."""
     synchrony: training.Synchrony = field(default_factory=training.Synchronous)
     reproducible: bool = False
-    clip_norm: float | None = None
+    regularization: Regularization = field(default_factory=Regularization)
+    schedule: Schedule = field(default_factory=ConstantSchedule)
+    epochs: int = 1
+    steps_per_epoch: int = 1
+    """Batches in an epoch; with bounded staleness there are as many updates for each worker."""
+    embeddings: tuple[Embedding, ...] = ()
     servers: int = 1
     lanes: int = 1
     """Threads of each server, every one with a shard of its own."""
@@ -40,6 +53,27 @@ class TrainingTask:
     def steps(self, rows: int) -> int:
         """Steps in an epoch over so many rows; the last batch may be a part of one."""
         return -(-rows // self.batch_size)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The longest that a gradient may be."""
+        return self.regularization.clip_norm
+
+    @property
+    def extent(self) -> Extent:
+        """How many updates the whole training has."""
+        times = self.workers if self.synchrony.kind == "bounded_staleness" else 1
+        return Extent(times * self.steps_per_epoch, self.epochs)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Where each layer's parameters lie in the flat vector."""
+        return network_layout(self.shape, self.inputs, self.outputs, self.embeddings)
+
+    @property
+    def weights(self) -> tuple[slice, ...]:
+        """The ranges of the flat vector that hold weights, and no biases, gains or shifts."""
+        return tuple(span for name, span in self.layout.slices.items() if name.endswith(".weights"))
 
     @property
     def clips_whole_gradient(self) -> bool:
@@ -66,6 +100,8 @@ class Segment:
     """Steps of it that are done afterwards."""
     pieces: range = range(0)
     """Pieces of the validation rows that are evaluated then (see `Evaluator`)."""
+    rate: float = 1.0
+    """What the learning rate is multiplied by, beside what its schedule says."""
 
     @property
     def steps(self) -> int:
@@ -89,9 +125,17 @@ class SegmentSums:
     halted: bool
     evaluation: tuple[MetricSums, ...]
     """Piece by piece."""
+    health: tuple[LayerHealth, ...] = ()
+    """Of each layer, as far as this segment says; one worker looks."""
 
 
 def share(start: int, stop: int, rank: int, workers: int) -> tuple[int, int]:
     """A worker's part of the rows `start` … `stop` - 1: sizes differ by one at most, and all parts cover them once."""
     rows = stop - start
     return start + rank * rows // workers, start + (rank + 1) * rows // workers
+
+
+def penalties_of(task: TrainingTask) -> Penalties:
+    """What keeps the whole flat vector small."""
+    wanted = task.regularization
+    return Penalties(wanted.l1, wanted.l2, wanted.weight_decay, wanted.clip_value, task.weights)

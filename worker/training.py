@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from common.errors import Diverged, StorageFull, TrainingFailure
 from common.features.target import NumberTarget
 from common.learned import LearnedDocument
 from common.lifecycle import Wish
+from common.network.health import LayerHealth, merge
 from common.network.metrics import MetricSums
 from common.network.saved import weights_to_bytes
 from common.schemas.jobs import EpochMetrics, Job, Progress, StopReason
@@ -99,6 +100,8 @@ class Training:
         self._segment = Segment(standing.epoch, standing.step, standing.step)
         self._wish: Wish | None = None
         self._told_at = 0.0
+        self._warnings: list[str] = []
+        """To be told of."""
         self._settings = settings
         self._checkpoint_at = self._began = self._segment_began = 0.0
 
@@ -149,7 +152,13 @@ class Training:
         if at.step < self._steps:
             last = at.step + self._pacing.take(self._steps - at.step)
             is_whole = (at.step, last) == (0, self._steps)
-            self._segment = Segment(at.epoch, at.step, last, self._pieces if is_whole else range(0))
+            self._segment = Segment(
+                at.epoch,
+                at.step,
+                last,
+                self._pieces if is_whole else range(0),
+                rate=at.plateau.factor if at.plateau else 1.0,
+            )
         else:
             first = len(at.tally.evaluation)
             count = self._evaluation_pacing.take(len(self._pieces) - first)
@@ -236,9 +245,15 @@ class Training:
         if at.rule.is_best(at.epoch, loss):
             self._group.remember_best()
             at.best_metrics = metrics
+        if at.plateau is not None and at.plateau.note(loss):
+            self._warnings.append(
+                f"The loss has stopped falling: the learning rate is now {at.plateau.factor:.3g} times the given one."
+            )
         error = 1 - metrics["accuracy"] if self._task.task == "classification" else metrics["rmse"]
         stop = at.rule.decide(at.epoch, loss, error, at.seconds)
         validation_loss = loss if self._prepared.has_validation else None
+        layers = merge(at.tally.health)
+        self._warnings += at.health.note(layers)
         row = EpochMetrics(
             epoch=at.epoch,
             seconds=at.seconds,
@@ -248,12 +263,15 @@ class Training:
             communication=at.tally.communication,
             staleness=at.tally.told.staleness or None,
             local_steps=self._steps / at.tally.told.rounds if at.tally.told.rounds else None,
+            layers={layer.name: _rounded(layer) for layer in layers} or None,
         )
         return _Seen(stop, self._progress(at.epoch, train_loss, validation_loss, stop), row, metrics)
 
     def _record(self, seen: _Seen | None) -> None:
         """Writes down what was seen of an epoch, or where one that takes long has got to."""
         at = self._standing
+        while self._warnings:
+            self._stores.jobs.record(self._claim, kind="warning", event={"message": self._warnings.pop(0)})
         is_told = at.seconds - self._told_at >= max(_TELL_SECONDS, _TELL_SHARE * at.seconds)
         if seen is None:
             if not is_told:
@@ -327,6 +345,12 @@ def _multiple(task: TrainingTask) -> int:
     """What lengths of segments are multiples of: a given number of local steps is not cut short."""
     steps = task.synchrony.steps if isinstance(task.synchrony, LocalSteps) else 1
     return steps if isinstance(steps, int) else 1
+
+
+def _rounded(layer: LayerHealth) -> dict[str, float]:
+    """What is known of a layer, to four digits."""
+    known = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "name"}
+    return {name: float(f"{value:.4g}") for name, value in known.items() if value is not None and math.isfinite(value)}
 
 
 def _saved(states: States, standing: Standing, task: TrainingTask, prepared: PreparedData) -> SavedTraining:

@@ -7,7 +7,9 @@ straight to their place in `SharedRows`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
 from common.features.split import Rows, split_rows
 from common.features.table import Coded, StoredTable, TableColumn
-from common.features.target import Target, fit_target
+from common.features.target import ClassTarget, Target, fit_target, name_of
 from common.schemas.datasets import Dataset
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
@@ -80,20 +82,26 @@ class Preparation:
         table = StoredTable(path, request.features)
         values = self._target_values(table)
         training_rows, validation_rows = split_rows(_codes(values), request.validation, request.training.seed)
-        target = fit_target(self._task, values, training_rows)
+        counts = request.loss is not None and request.loss.kind == "poisson"
+        target = fit_target(self._task, values, training_rows, counts=counts)
+        shares = (
+            None
+            if request.class_weights is None
+            else _class_weights(request.class_weights, target, values, training_rows)
+        )
         del values  # a column may be all that memory has room for
-        encoder = FeatureEncoder.fit(table, self._columns(), training_rows)
+        encoder = FeatureEncoder.fit(table, self._columns(), training_rows, self._embedded)
         shape = RowsShape(
             rows=len(training_rows),
             validation_rows=len(validation_rows),
             inputs=encoder.width,
             labels=self._task == "classification",
-            weighted=request.weight_column is not None,
+            weighted=request.weight_column is not None or shares is not None,
         )
         mean_weight = self._mean_weight(table, training_rows)
         data = SharedRows.create(shape, self._memory_bytes, self._scratch)
         try:
-            self._fill(_sides(data, training_rows, validation_rows), table, encoder, target, mean_weight)
+            self._fill(_sides(data, training_rows, validation_rows), table, encoder, target, mean_weight, shares)
         except BaseException:
             data.close()
             raise
@@ -110,6 +118,12 @@ class Preparation:
                 raise BadData(f"The column {name} cannot be learned from.")
             columns.append((name, kind))
         return columns
+
+    @property
+    def _embedded(self) -> dict[str, int]:
+        """The width of the vectors of each column that is embedded."""
+        options = self._request.columns
+        return {name: o.width for name, o in options.items() if o.encoding == "embedding" and o.width is not None}
 
     def _target_values(self, table: StoredTable, start: int = 0, stop: int | None = None) -> TableColumn:
         name = self._request.target
@@ -133,6 +147,15 @@ class Preparation:
             raise BadData("The weights of all training rows are zero.")
         return float((values / largest).mean()) * largest
 
+    def _weights(self, table: StoredTable, start: int, stop: int, mean_weight: float) -> NDArray[np.float64] | float:
+        """The weights of some rows, in units of the mean."""
+        name = self._request.weight_column
+        if name is None:
+            return 1.0
+        column = table.read([name], start, stop)[name]
+        assert not isinstance(column, Coded)
+        return column / mean_weight
+
     def _fill(
         self,
         sides: list[_Side],
@@ -140,6 +163,7 @@ class Preparation:
         encoder: FeatureEncoder,
         target: Target,
         mean_weight: float,
+        shares: NDArray[np.float64] | None,
     ) -> None:
         height = min(
             table.rows,
@@ -155,11 +179,10 @@ class Preparation:
             targets = target.encode(self._target_values(table, start, stop))  # type: ignore[arg-type]
             for side, place, rows in chosen:
                 side.targets[place] = targets[rows]
-            if self._request.weight_column is not None:
-                column = table.read([self._request.weight_column], start, stop)[self._request.weight_column]
-                assert not isinstance(column, Coded)
+            if sides[0].weights is not None:
+                numbers = np.ones(stop - start) if shares is None else shares[targets]
                 with np.errstate(under="ignore", over="ignore"):
-                    weights = (column / mean_weight).astype(np.float32)
+                    weights = (numbers * self._weights(table, start, stop, mean_weight)).astype(np.float32)
                 if not np.isfinite(weights).all():
                     raise BadData("A weight is too far from those of the training rows.")
                 for side, place, rows in chosen:
@@ -201,6 +224,21 @@ def _sides(data: SharedRows, training_rows: Rows, validation_rows: Rows) -> list
         return [training]
     arrays = data.validation_x, data.validation_targets, data.validation_weights
     return [training, _Side("validation", validation_rows, *arrays)]
+
+
+def _class_weights(
+    wanted: Literal["balanced"] | Mapping[str, float], target: Target, values: TableColumn, training_rows: Rows
+) -> NDArray[np.float64]:
+    """How much a row of each class counts, shape (classes,)."""
+    assert isinstance(target, ClassTarget)
+    assert isinstance(values, Coded)
+    if wanted == "balanced":  # King and Zeng (Political Analysis, 2001), as in scikit-learn
+        counts = np.bincount(target.encode(values)[training_rows], minlength=len(target.classes))
+        return len(training_rows) / (len(counts) * np.maximum(counts, 1))
+    names = [name_of(label) for label in target.classes]
+    if unknown := set(wanted) - set(names):
+        raise BadData(f"class_weights names {min(unknown)}, which is no class of the target.")
+    return np.array([wanted.get(name, 1.0) for name in names])
 
 
 def _codes(values: TableColumn) -> NDArray[np.int64]:

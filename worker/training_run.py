@@ -21,7 +21,7 @@ from common.errors import (
 )
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
-from common.network.parameters import parameter_count
+from common.network.structure import parameter_count
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Dataset
 from common.schemas.jobs import Job, JobError, StopReason
@@ -34,6 +34,7 @@ from common.store.stores import Stores, utc_now
 from worker.actors import ActorPool, ProcessLost, Reservation, States
 from worker.beside import beside
 from worker.channel import FENCE_BYTES, Vector
+from worker.schedules import plateau_of
 from worker.standing import Standing
 from worker.stopping import StoppingRule
 from worker.task import TrainingTask
@@ -151,11 +152,12 @@ class TrainingRun:
                 reservation.renew()
         found = self._newest_checkpoint(job)
         task = _task(job, prepared, None if found is None else found[1])
-        standing = Standing(StoppingRule(job.request.stopping, job.request.training.epochs))
+        plateau = plateau_of(job.request.schedule)
+        standing = Standing(StoppingRule(job.request.stopping, job.request.training.epochs), plateau)
         start: States | Vector | None = None
         number = None
         if found is not None:
-            standing = Standing.from_document(found[1].document["standing"], standing.rule)
+            standing = Standing.from_document(found[1].document["standing"], standing.rule, plateau)
             start, number = states_of(found[1], task), found[0].number
         elif job.request.base_model_id is not None:
             base = self._stores.models.load(job.request.base_model_id)
@@ -242,17 +244,19 @@ def _failure(error: Exception) -> TrainingFailure:
 
 def _task(job: Job, prepared: PreparedData, saved: SavedTraining | None) -> TrainingTask:
     """The task of a job; cut into the shards of a checkpoint where there is one."""
-    request, outputs = job.request, width_of(prepared.target)
+    request, encoder = job.request, prepared.encoder
     assert request.loss is not None
+    outputs = width_of(prepared.target, request.loss)
     assert request.training.batch_size is not None
     assert request.training.seed is not None
-    parameters = parameter_count(request.network, prepared.encoder.width, outputs)
+    parameters = parameter_count(request.network, encoder.width, outputs, encoder.embeddings)
+    lanes = _lanes(parameters // request.cluster.servers) if saved is None else saved.document["lanes"]
     return TrainingTask(
         task=job.task,
         shape=request.network,
         loss=request.loss,
         optimizer=request.optimizer,
-        inputs=prepared.encoder.width,
+        inputs=encoder.width,
         outputs=outputs,
         parameters=parameters,
         batch_size=request.training.batch_size,
@@ -262,9 +266,13 @@ def _task(job: Job, prepared: PreparedData, saved: SavedTraining | None) -> Trai
         fence=os.urandom(FENCE_BYTES),
         synchrony=request.cluster.synchrony,
         reproducible=request.training.reproducible,
-        clip_norm=request.regularization.clip_norm,
+        regularization=request.regularization,
+        schedule=request.schedule,
+        epochs=request.training.epochs,
+        steps_per_epoch=-(-len(prepared.data.x) // request.training.batch_size),
+        embeddings=encoder.embeddings,
         servers=request.cluster.servers,
-        lanes=_lanes(parameters // request.cluster.servers) if saved is None else saved.document["lanes"],
+        lanes=1 if request.regularization.max_norm is not None else lanes,
         block_rows=prepared.data.block_rows,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from common.schemas.record import Listed, Record
 
@@ -46,7 +46,45 @@ class OneHot(Record):
         return len(self.categories) if self.missing else -1
 
 
-EncodedColumn = Annotated[Scaled | OneHot, Field(discriminator="kind")]
+class Embedded(Record):
+    """A column that becomes the number of its category, for which the network learns a vector."""
+
+    name: str
+    kind: Literal["categorical"]
+    categories: Listed[str]
+    missing: bool
+    vector: Annotated[int, Field(ge=1)]
+    """How wide the vectors are."""
+
+    @property
+    def width(self) -> int:
+        """How many places of the matrix it takes."""
+        return 1
+
+    @property
+    def missing_place(self) -> int:
+        """The number that stands for missing; -1 for none."""
+        return len(self.categories) if self.missing else -1
+
+    @property
+    def unknown_place(self) -> int:
+        """The last number: of a category that training never saw, and of the rarest where there are too many."""
+        return len(self.categories) + self.missing
+
+
+Column = Scaled | OneHot | Embedded
+
+
+def _tag(value: object) -> str:
+    if isinstance(value, dict):
+        return "number" if "scale" in value else "embedded" if "vector" in value else "one_hot"
+    return "number" if isinstance(value, Scaled) else "embedded" if isinstance(value, Embedded) else "one_hot"
+
+
+EncodedColumn = Annotated[
+    Annotated[Scaled, Tag("number")] | Annotated[OneHot, Tag("one_hot")] | Annotated[Embedded, Tag("embedded")],
+    Discriminator(_tag),
+]
 
 
 class EncoderDocument(Record):

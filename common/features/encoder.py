@@ -6,16 +6,18 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from common.errors import BadData, CorruptRecord, Fault, Invalid, pointer_part
-from common.features.columns import EncoderDocument, FeatureKind, OneHot, Scaled
+from common.features.columns import Column, Embedded, EncoderDocument, FeatureKind, OneHot, Scaled
 from common.features.moments import mean_and_std, standardize, usable_scale
 from common.features.records import RecordReader, refusal
 from common.features.table import Coded, Table
+from common.network.embedding import Embedding
 from common.schemas.models import ModelInput
 
 Matrix = NDArray[np.float32]
@@ -34,7 +36,8 @@ class FeatureEncoder:
     Numbers and booleans are standardized: mean 0 and standard deviation 1 over the training rows that have a
     value; a missing value stands at the mean, and a column that never varied becomes 0. Texts become one-hot
     codes, missing a category of its own where training rows had it; a category that training never saw
-    becomes all zeros.
+    becomes all zeros. An embedded column becomes the number of its category instead, and a category that training
+    never saw the last number, whose vector starts at zero.
 
     Pixels are scaled together. Where at least 16 columns hold only whole numbers from 0 to 255 and at least
     half of them reach the highest value among them, they share one mean and standard deviation: a dim border
@@ -42,7 +45,7 @@ class FeatureEncoder:
     names them.
     """
 
-    def __init__(self, columns: Sequence[Scaled | OneHot]) -> None:
+    def __init__(self, columns: Sequence[Column]) -> None:
         if not columns:
             raise BadData("there is no column to learn from")
         if len({column.name for column in columns}) < len(columns):
@@ -53,23 +56,30 @@ class FeatureEncoder:
         """How many numbers a row becomes."""
         self._scaled = [c for c in columns if isinstance(c, Scaled)]
         self._one_hot = [(start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, OneHot)]
+        self._embedded = [(start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, Embedded)]
         self._means = np.array([[c.mean] for c in self._scaled], np.float64)
         self._scales = np.array([[c.scale] for c in self._scaled], np.float64)
         self._slots = _slots([start for start, c in zip(starts, columns, strict=False) if isinstance(c, Scaled)])
 
     @classmethod
-    def fit(cls, table: Table, columns: Sequence[tuple[str, FeatureKind]], rows: NDArray[np.intp]) -> FeatureEncoder:
+    def fit(
+        cls,
+        table: Table,
+        columns: Sequence[tuple[str, FeatureKind]],
+        rows: NDArray[np.intp],
+        embedded: Mapping[str, int] = MappingProxyType({}),
+    ) -> FeatureEncoder:
         """Learn from the training `rows`, shape (n,), of `columns`, (name, kind) in the order of the inputs.
 
-        Raises `BadData` without rows or columns, or when a column's values don't fit its kind.
+        `embedded` gives the width of the vectors of each column that is to have some. Raises `BadData` without rows or columns, or when a column's values don't fit its kind.
         """
         if len(rows) == 0:
             raise BadData("there is no training row")
-        fitted: list[Scaled | OneHot] = []
+        fitted: list[Column] = []
         pixels: dict[int, _Pixels] = {}
         for place, (name, kind) in enumerate(columns):
             if kind == "categorical":
-                fitted.append(_fit_categories(name, _texts(table, name), rows))
+                fitted.append(_fit_categories(name, _texts(table, name), rows, embedded.get(name)))
                 continue
             values = _numbers(table, name)[rows]
             values = values[~np.isnan(values)]
@@ -91,17 +101,22 @@ class FeatureEncoder:
     def inputs(self) -> tuple[ModelInput, ...]:
         """The columns that a prediction needs, in the order of arrays."""
         return tuple(
-            ModelInput(name=c.name, kind=c.kind, categories=c.categories if isinstance(c, OneHot) else None)
+            ModelInput(name=c.name, kind=c.kind, categories=None if isinstance(c, Scaled) else c.categories)
             for c in self._columns
         )
 
     @property
-    def placed(self) -> Iterator[tuple[int, Scaled | OneHot]]:
+    def placed(self) -> Iterator[tuple[int, Column]]:
         """Each column, and the first of its places in a row of the matrix."""
         place = 0
         for column in self._columns:
             yield place, column
             place += column.width
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """What the network is to learn of embedded columns."""
+        return tuple(Embedding(start, c.unknown_place + 1, c.vector) for start, c in self._embedded)
 
     @property
     def joint_columns(self) -> tuple[str, ...]:
@@ -156,10 +171,9 @@ class FeatureEncoder:
                     code="invalid_data",
                 )
         for start, column in self._one_hot:
-            texts = _texts(table, column.name)
-            places = {text: place for place, text in enumerate(column.categories)}
-            lookup = [places.get(str(text), -1) for text in texts.values] + [column.missing_place]
-            _write_one_hot(np.array(lookup, np.intp)[texts.codes], out[:, start : start + column.width])
+            _write_one_hot(_places(_texts(table, column.name), column), out[:, start : start + column.width])
+        for start, embedded in self._embedded:
+            _write_numbers(_places(_texts(table, embedded.name), embedded), embedded, out[:, start])
         return out
 
     def encode_records(self, instances: Sequence[object]) -> Matrix:
@@ -176,8 +190,11 @@ class FeatureEncoder:
             raise refusal(
                 [Fault(f"/instances/{r}/{pointer_part(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
             )
-        for codes, (start, column) in zip(cells[:, np.logical_not(is_scaled)].T, self._one_hot, strict=True):
-            _write_one_hot(codes.astype(np.intp), out[:, start : start + column.width])
+        for codes, (start, column) in zip(cells.T, self.placed, strict=True):
+            if isinstance(column, OneHot):
+                _write_one_hot(codes.astype(np.intp), out[:, start : start + column.width])
+            elif isinstance(column, Embedded):
+                _write_numbers(codes.astype(np.intp), column, out[:, start])
         return out
 
     def to_document(self) -> dict[str, object]:
@@ -239,12 +256,22 @@ def _pooled(columns: Collection[_Pixels]) -> tuple[float, float]:
     return mean, math.sqrt(variance)
 
 
-def _fit_categories(name: str, column: Coded, rows: NDArray[np.intp]) -> OneHot:
+def _fit_categories(name: str, column: Coded, rows: NDArray[np.intp], vector: int | None) -> OneHot | Embedded:
     codes = column.codes[rows]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.values))
     most_frequent = np.argsort(-counts, kind="stable")[:MAX_CATEGORIES]
-    seen = sorted(str(column.values[code]) for code in most_frequent if counts[code])
-    return OneHot(name=name, kind="categorical", categories=tuple(seen), missing=bool((codes < 0).any()))
+    seen = tuple(sorted(str(column.values[code]) for code in most_frequent if counts[code]))
+    missing = bool((codes < 0).any())
+    if vector is None:
+        return OneHot(name=name, kind="categorical", categories=seen, missing=missing)
+    return Embedded(name=name, kind="categorical", categories=seen, missing=missing, vector=vector)
+
+
+def _places(texts: Coded, column: OneHot | Embedded) -> NDArray[np.intp]:
+    """The place of each row's category among the column's; -1 for one it does not know."""
+    places = {text: place for place, text in enumerate(column.categories)}
+    lookup = [places.get(str(text), -1) for text in texts.values] + [column.missing_place]
+    return np.array(lookup, np.intp)[texts.codes]
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
@@ -273,3 +300,8 @@ def _write_one_hot(places: NDArray[np.intp], out: Matrix) -> None:
     out[:] = 0.0
     known = np.flatnonzero(places >= 0)
     out[known, places[known]] = 1.0
+
+
+def _write_numbers(places: NDArray[np.intp], column: Embedded, out: NDArray[np.float32]) -> None:
+    """The places themselves, which float32 holds exactly; that of the unknown where one is negative."""
+    out[:] = np.where(places < 0, column.unknown_place, places)

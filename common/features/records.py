@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import Fault, Invalid, pointer_part
-from common.features.columns import OneHot, Scaled
+from common.features.columns import Column, Scaled
 
 MAX_FAULTS = 100
 _NAMES_SHOWN = 20
@@ -21,7 +21,7 @@ class RecordReader:
     value.
     """
 
-    def __init__(self, columns: Sequence[Scaled | OneHot]) -> None:
+    def __init__(self, columns: Sequence[Column]) -> None:
         self._names = [column.name for column in columns]
         self._known = set(self._names)
         self._kinds = [column.kind for column in columns]
@@ -102,7 +102,7 @@ def refusal(faults: Sequence[Fault]) -> Invalid:
     return Invalid("the instances do not fit the model's inputs", faults[:MAX_FAULTS])
 
 
-def _text_places(column: Scaled | OneHot) -> dict[str | None, float]:
+def _text_places(column: Column) -> dict[str | None, float]:
     if isinstance(column, Scaled):
         return {}
     places: dict[str | None, float] = {text: float(place) for place, text in enumerate(column.categories)}

@@ -62,10 +62,11 @@ class NumberTarget(Record):
     scale: Annotated[float, Field(gt=0)]
 
     @classmethod
-    def fit(cls, values: NDArray[np.float64], training_rows: NDArray[np.intp]) -> NumberTarget:
+    def fit(cls, values: NDArray[np.float64], training_rows: NDArray[np.intp], *, counts: bool = False) -> NumberTarget:
         """Mean and standard deviation of the training rows that have a value; scale 1 for a constant target.
 
-        Raises `BadData` when no training row has a value, or one is infinite.
+        Counts keep their zero, and their scale is their mean. Raises `BadData` when no training row has a value, or
+        one is infinite, and for counts below zero.
         """
         known = values[training_rows]
         known = known[~np.isnan(known)]
@@ -74,6 +75,10 @@ class NumberTarget(Record):
         if not np.isfinite(known).all():
             raise BadData("the target holds an infinite number")
         mean, std = mean_and_std(known)
+        if counts:
+            if np.nanmin(values) < 0:
+                raise BadData("the target holds a number below zero, which is no count")
+            return cls(mean=0.0, scale=usable_scale(mean))
         return cls(mean=mean, scale=usable_scale(std))
 
     def encode(self, values: NDArray[np.float64], dtype: DTypeLike = np.float32) -> NDArray[np.floating]:
@@ -98,8 +103,10 @@ Target = ClassTarget | NumberTarget
 _Kind = TypeVar("_Kind", ClassTarget, NumberTarget)
 
 
-def fit_target(task: Task, values: TableColumn, training_rows: NDArray[np.intp]) -> Target:
+def fit_target(task: Task, values: TableColumn, training_rows: NDArray[np.intp], *, counts: bool = False) -> Target:
     """The target of a task: classes of all labelled rows, or numbers standardized over the training rows.
+
+    Numbers that are `counts` are only scaled.
 
     `values` are `Coded` labels for classification and float64 with NaN for missing for regression. Raises
     `BadData` when they aren't, or don't allow the task.
@@ -110,7 +117,7 @@ def fit_target(task: Task, values: TableColumn, training_rows: NDArray[np.intp])
         return ClassTarget.fit(values)
     if isinstance(values, Coded):
         raise BadData("regression needs a target of numbers")
-    return NumberTarget.fit(values, training_rows)
+    return NumberTarget.fit(values, training_rows, counts=counts)
 
 
 def target_from_document(document: Mapping[str, object]) -> Target:
@@ -124,3 +131,8 @@ def _restored(kind: type[_Kind], document: Mapping[str, object]) -> _Kind:
         return kind.model_validate(document)
     except ValidationError as error:
         raise CorruptRecord("the saved target can't be read") from error
+
+
+def name_of(label: Label) -> str:
+    """A class as a key of a JSON object."""
+    return ("true" if label else "false") if isinstance(label, bool) else str(label)

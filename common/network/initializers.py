@@ -3,12 +3,97 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.network.parameters import Floats, network_layout
-from common.schemas.training import NetworkShape
+from common.network.parameters import Floats
+from common.schemas import network as schema
+
+Place: TypeAlias = Literal["hidden", "closing", "output"]
+"""Of a layer in the network; the last one of a residual block is the closing one."""
+
+Draw: TypeAlias = Callable[[np.random.Generator, int, int], NDArray[np.float64]]
+"""Draws weights of shape (inputs, units)."""
+
+
+class Initializer(ABC):
+    """How fully connected layers begin. All numbers are drawn in float64, so that they do not depend on the dtype."""
+
+    @abstractmethod
+    def fill(
+        self, weights: Floats, bias: Floats, generator: np.random.Generator, *, is_rectified: bool, place: Place
+    ) -> None:
+        """Write weights, shape (inputs, units), and bias, shape (units,)."""
+
+
+class Balanced(Initializer):
+    """He's weights for rectifiers and Glorot's else, and biases that spread over the data: the default.
+
+    The output layer starts at a tenth of Glorot's weights and without bias, so that an untrained network predicts
+    about the mean, or about equal chances, and has no random opinion to unlearn; see
+    docs/decisions/0003-initial-weights.md for what that gains. For the same reason a residual block starts close to
+    passing on what it gets: its closing layer has a tenth of the weights (Zhang, Dauphin and Ma, ICLR 2019).
+    """
+
+    def fill(
+        self, weights: Floats, bias: Floats, generator: np.random.Generator, *, is_rectified: bool, place: Place
+    ) -> None:
+        """Weights first, then the bias."""
+        inputs, units = weights.shape
+        if place == "output":
+            weights[...] = _SHARE * glorot_uniform(generator, inputs, units)
+            bias.fill(0)
+            return
+        draw = he_normal if is_rectified else glorot_uniform
+        weights[...] = (_SHARE if place == "closing" else 1.0) * draw(generator, inputs, units)
+        bias[...] = hidden_bias(generator, inputs, units)
+
+
+_SHARE = 0.1
+
+
+class Drawn(Initializer):
+    """The weights of all layers drawn in one way; biases start at zero."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+
+    def fill(
+        self,
+        weights: Floats,
+        bias: Floats,
+        generator: np.random.Generator,
+        *,
+        is_rectified: bool,  # noqa: ARG002
+        place: Place,  # noqa: ARG002
+    ) -> None:
+        """The same for every layer."""
+        weights[...] = self._draw(generator, *weights.shape)
+        bias.fill(0)
+
+
+class Normal(Initializer):
+    """Weights and biases of all layers from a normal distribution of mean 0."""
+
+    def __init__(self, deviation: float) -> None:
+        self._deviation = deviation
+
+    def fill(
+        self,
+        weights: Floats,
+        bias: Floats,
+        generator: np.random.Generator,
+        *,
+        is_rectified: bool,  # noqa: ARG002
+        place: Place,  # noqa: ARG002
+    ) -> None:
+        """Weights first, then the bias."""
+        weights[...] = generator.normal(0, self._deviation, weights.shape)
+        bias[...] = generator.normal(0, self._deviation, bias.shape)
 
 
 def he_normal(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
@@ -16,43 +101,72 @@ def he_normal(generator: np.random.Generator, inputs: int, units: int) -> NDArra
     return generator.normal(0.0, math.sqrt(2 / inputs), (inputs, units))
 
 
+def he_uniform(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
+    """The same variance, uniform."""
+    return _uniform(generator, inputs, units, variance=2 / inputs)
+
+
+def glorot_normal(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
+    """The same variance as `glorot_uniform`, normal."""
+    return generator.normal(0.0, math.sqrt(2 / (inputs + units)), (inputs, units))
+
+
 def glorot_uniform(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
     """Weights for other activations: uniform with variance 2 / (inputs + units).
 
     Glorot and Bengio (AISTATS 2010, equation 16).
     """
-    limit = math.sqrt(6 / (inputs + units))
+    return _uniform(generator, inputs, units, variance=2 / (inputs + units))
+
+
+def lecun_normal(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
+    """Weights that keep the variance of what comes in: normal, 1 / inputs (LeCun et al., 1998, section 4.6)."""
+    return generator.normal(0.0, math.sqrt(1 / inputs), (inputs, units))
+
+
+def lecun_uniform(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
+    """The same variance, uniform."""
+    return _uniform(generator, inputs, units, variance=1 / inputs)
+
+
+def orthogonal(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
+    """A matrix with orthonormal rows or columns, whichever are fewer, evenly drawn (Saxe et al., ICLR 2014)."""
+    tall = generator.normal(size=(max(inputs, units), min(inputs, units)))
+    q, r = np.linalg.qr(tall)
+    q *= np.sign(np.diag(r))  # without it the draw would not be even (Mezzadri, 2007)
+    return q if inputs >= units else q.T
+
+
+def _uniform(generator: np.random.Generator, inputs: int, units: int, variance: float) -> NDArray[np.float64]:
+    limit = math.sqrt(3 * variance)
     return generator.uniform(-limit, limit, (inputs, units))
 
 
 def hidden_bias(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
     """Biases of a hidden layer: uniform within 2 / sqrt(inputs), which is the spread of what they are added to.
 
-    With biases of zero every relu bends at the mean of the data, and a network of few inputs stays stiff for long;
-    see docs/decisions/0003-initial-weights.md for what this gains.
+    With biases of zero every relu bends at the mean of the data, and a network of few inputs stays stiff for long.
     """
     limit = 2 / math.sqrt(inputs)
     return generator.uniform(-limit, limit, units)
 
 
-def initialize(shape: NetworkShape, inputs: int, outputs: int, generator: np.random.Generator, out: Floats) -> None:
-    """Fill the flat parameter vector `out`: He for relu, Glorot for other layers.
-
-    The output layer starts at a tenth of Glorot's weights and without bias, so that an untrained network predicts
-    about the mean, or about equal chances, and has no random opinion to unlearn. The numbers are drawn in float64
-    and rounded to the dtype of `out`, so that they do not depend on it. Raises ValueError when `out` does not have
-    the network's size.
-    """
-    views = network_layout(shape, inputs, outputs).views(out)
-    for i, layer in enumerate(shape.layers):
-        weights = views[f"layer{i}.weights"]
-        draw = he_normal if layer.activation == "relu" else glorot_uniform
-        weights[...] = draw(generator, *weights.shape)
-        views[f"layer{i}.bias"][...] = hidden_bias(generator, *weights.shape)
-    last = len(shape.layers)
-    weights = views[f"layer{last}.weights"]
-    weights[...] = _OUTPUT_SHARE * glorot_uniform(generator, *weights.shape)
-    views[f"layer{last}.bias"].fill(0)
+DRAWS: dict[str, Draw] = {
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+    "glorot_normal": glorot_normal,
+    "glorot_uniform": glorot_uniform,
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "orthogonal": orthogonal,
+}
+"""By the `kind` that a training request uses."""
 
 
-_OUTPUT_SHARE = 0.1
+def make_initializer(spec: schema.Initializer | None) -> Initializer:
+    """The initializer that a training request asks for."""
+    if spec is None:
+        return Balanced()
+    if isinstance(spec, schema.NormalWeights):
+        return Normal(spec.deviation)
+    return Drawn(DRAWS[spec.kind])

@@ -18,7 +18,7 @@ from common.schemas.models import Task
 class MetricSums:
     """What is known of the rows seen so far: sums, in float64, of all that the metrics need.
 
-    `loss_sum` is weighted, and `weight` is the sum of the rows' weights; all else counts each row once. Targets
+    `loss_sum` and `log_loss_sum` are weighted, and `weight` is the sum of the rows' weights; all else counts each row once. Targets
     of a regression are standardized here (training mean 0, training deviation 1). That keeps the sums behind r2
     well conditioned wherever the target's own zero lies.
     """
@@ -26,6 +26,7 @@ class MetricSums:
     rows: int = 0
     weight: float = 0.0
     loss_sum: float = 0.0
+    log_loss_sum: float = 0.0
     correct: int = 0
     squared_error: float = 0.0
     absolute_error: float = 0.0
@@ -58,7 +59,9 @@ class MetricSums:
         """
         rows = self._some_rows()
         if task == "classification":
-            return {"accuracy": self.correct / rows, "log_loss": self.loss}
+            if not self.weight:
+                raise ValueError("a mean loss needs some weight")
+            return {"accuracy": self.correct / rows, "log_loss": self.log_loss_sum / self.weight}
         spread = self.target_square_sum - self.target_sum**2 / rows
         # Equal targets leave a rounding error of either sign instead of 0.
         if spread <= 1e-13 * self.target_square_sum:
@@ -87,32 +90,30 @@ def _float_sum(numbers: list[float]) -> float:
 
 
 def classification_sums(
-    outputs: Floats, targets: NDArray[Any], loss_sum: float, weight: float | None = None
+    outputs: Floats, targets: NDArray[Any], loss_sum: float, log_loss_sum: float, weight: float
 ) -> MetricSums:
     """The sums for outputs, shape (rows, classes), and class numbers, shape (rows,).
 
-    `loss_sum` is that of the loss over these rows, `weight` that of their weights (None: each has 1). A row is
-    correct when its class has the largest output.
+    `loss_sum` and `log_loss_sum` are those over these rows, `weight` that of their weights. A row is correct when its
+    class has the largest output.
+    """
+    correct = int(np.count_nonzero(outputs.argmax(axis=1) == targets))
+    return MetricSums(len(targets), weight, loss_sum, log_loss_sum, correct=correct)
+
+
+def regression_sums(values: Floats, targets: NDArray[Any], loss_sum: float, weight: float) -> MetricSums:
+    """The sums for predicted values and standardized targets, both of shape (rows, 1).
+
+    `loss_sum` is that of the loss over these rows, `weight` that of their weights. Raises ValueError for other shapes.
     """
     rows = len(targets)
-    correct = np.count_nonzero(outputs.argmax(axis=1) == targets)
-    return MetricSums(rows, float(rows) if weight is None else weight, loss_sum, correct=int(correct))
-
-
-def regression_sums(outputs: Floats, targets: NDArray[Any], loss_sum: float, weight: float | None = None) -> MetricSums:
-    """The sums for outputs and standardized targets, both of shape (rows, 1).
-
-    `loss_sum` is that of the loss over these rows, `weight` that of their weights (None: each has 1). Raises
-    ValueError for other shapes.
-    """
-    rows = len(targets)
-    if targets.shape != (rows, 1) or outputs.shape != targets.shape:
-        raise ValueError(f"outputs and targets of shape (rows, 1) are needed, not {outputs.shape} and {targets.shape}")
+    if targets.shape != (rows, 1) or values.shape != targets.shape:
+        raise ValueError(f"values and targets of shape (rows, 1) are needed, not {values.shape} and {targets.shape}")
     wanted = targets.astype(np.float64)
-    error = outputs.astype(np.float64) - wanted
+    error = values.astype(np.float64) - wanted
     return MetricSums(
         rows,
-        float(rows) if weight is None else weight,
+        weight,
         loss_sum,
         squared_error=float(np.square(error).sum()),
         absolute_error=float(np.abs(error).sum()),

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.network.dropout import DropoutMasks
-from common.network.layers import Dense, DenseBuffers, DenseGradients, dense_layers
-from common.network.losses import LOSSES, BoundLoss, make_loss
+from common.network.batch import Batch
+from common.network.embedding import Embedding
+from common.network.layer import BoundChain
+from common.network.losses import BoundLoss, NumberLoss, make_loss
+from common.network.masks import DropoutMasks, Mask
 from common.network.operations import Operation
-from common.network.parameters import Floats, network_layout
+from common.network.parameters import Floats, ParameterLayout
 from common.network.quiet import quiet
-from common.schemas import training
+from common.network.room import Room
+from common.network.structure import network_layers
+from common.schemas.losses import Loss
+from common.schemas.network import NetworkShape
 
 _MAX_CACHED_SIZES = 16
 
@@ -26,40 +31,39 @@ def _check_inputs(x: Floats, width: int, dtype: np.dtype[Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """All operations on one number of rows, but the two that read the rows themselves: the first layer's products."""
+class _Pass:
+    """All operations on one number of rows."""
 
-    layers: tuple[DenseBuffers, ...]
-    evaluate: list[Operation]
+    x: Floats
+    evaluation: BoundChain
     forward: list[Operation]
-    masks: list[tuple[int, float, Floats]]
-    """Layer, dropout and mask of every layer with dropout."""
+    masks: list[Mask]
     loss: BoundLoss
     backward: list[Operation]
-    first: DenseGradients | None
-    """The gradients of the first layer; None when the network computes none."""
 
 
 class Network:
     """A network with every buffer of a training step allocated beforehand, for one thread.
 
-    `parameters` and `gradient` are flat vectors of `parameter_count` float32 or float64 numbers that belong
-    to the caller: the parameters are only read, and whoever changes them between steps changes the network.
+    `parameters` and `gradient` are flat vectors of as many float32 or float64 numbers as the network learns. They
+    belong to the caller: the parameters are only read, and whoever changes them between steps changes the network.
     Without `gradient` the network evaluates only. A step on at most `max_rows` rows allocates nothing but
-    a few small objects, once it has seen that number of rows. Raises ValueError when the vectors do not fit the
-    shape.
+    a few small objects, once it has seen that number of rows. With `input_gradient` the gradient with respect to the
+    inputs is computed too. Raises ValueError when the vectors do not fit the shape.
     """
 
     def __init__(
         self,
-        shape: training.NetworkShape,
+        shape: NetworkShape,
         inputs: int,
         outputs: int,
-        loss: training.Loss,
+        loss: Loss,
         *,
         max_rows: int,
         parameters: Floats,
         gradient: Floats | None = None,
+        embeddings: Sequence[Embedding] = (),
+        input_gradient: bool = False,
     ) -> None:
         if gradient is not None and gradient.dtype != parameters.dtype:
             raise ValueError(f"the gradient is {gradient.dtype}, the parameters are {parameters.dtype}")
@@ -68,22 +72,23 @@ class Network:
         self.parameters = parameters
         self.gradient = gradient
         self.dtype: np.dtype[Any] = parameters.dtype
-        self.layers: tuple[Dense, ...] = dense_layers(shape, inputs, outputs, parameters)
+        self.layers = network_layers(shape, inputs, outputs, embeddings)
+        self.layout = ParameterLayout(self.layers.shapes)
         self.loss = make_loss(loss, outputs, self.dtype)
-        self._hidden = tuple(self._allocate(layer) for layer in self.layers[:-1])
-        self._outputs = np.empty(max_rows * outputs, self.dtype)
-        self._ones = np.ones(max_rows, self.dtype)
-        self._gradient_views: list[tuple[Floats, Floats]] = []
-        self._spare: tuple[Floats, ...] = ()
-        if gradient is not None:
-            views = network_layout(shape, inputs, outputs).views(gradient)
-            self._gradient_views = [
-                (views[f"layer{i}.weights"], views[f"layer{i}.bias"]) for i in range(len(self.layers))
-            ]
-            # Going backward, a layer reads one gradient and writes the next: two buffers take turns.
-            widest = max((layer.units for layer in shape.layers), default=0)
-            self._spare = tuple(np.empty(max_rows * widest, self.dtype) for _ in range(2))
-        self._batches: dict[tuple[int, ...], _Batch] = {}
+        self._room = Room(max_rows, self.dtype)
+        self._views = self.layout.views(parameters)
+        self._gradients = None if gradient is None else self.layout.views(gradient)
+        self._wants_input_gradient = input_gradient
+        self._passes: dict[int, _Pass] = {}
+        self.last: BoundChain
+        """The layers as the last call of `outputs` left them."""
+
+    def x(self, rows: int) -> Floats:
+        """Where the next so many rows can be put, shape (rows, inputs), so that they need not be copied there.
+
+        Raises ValueError for more than `max_rows`.
+        """
+        return self._pass(rows).x
 
     def gradients(
         self,
@@ -101,88 +106,72 @@ class Network:
         holds `quiet()`, or is warned of infinities. Backpropagation: Rumelhart, Hinton and Williams (Nature, 1986).
         Raises ValueError for arrays that do not fit, too many rows, or missing masks.
         """
-        if self.gradient is None:
+        if self._gradients is None:
             raise ValueError("this network was made without a gradient vector: it evaluates only")
-        batch = self._batch(x)
-        if batch.masks:
+        run = self._take(x)
+        if run.masks:
             if masks is None:
                 raise ValueError("a network with dropout needs masks to train")
-            for layer, dropout, mask in batch.masks:
-                masks.fill(layer, dropout, first_position, mask)
-        self.layers[0].multiply(x, batch.layers[0].activated)()
-        for operation in batch.forward:
+            for mask in run.masks:
+                masks.fill(mask.stream, mask.rate, first_position, mask.numbers)
+        for operation in run.forward:
             operation()
-        loss = batch.loss.forward_backward(targets, weights)
-        for operation in batch.backward:
+        loss = run.loss.forward_backward(targets, weights)
+        for operation in run.backward:
             operation()
-        assert batch.first is not None
-        self.layers[0].multiply_back(x, batch.first)()
         return loss
+
+    def input_gradient(self, rows: int) -> Floats:
+        """With respect to the inputs of the last `gradients`, which had so many rows: a view, overwritten by the next.
+
+        Raises ValueError for a network that was not made to compute it.
+        """
+        if not self._wants_input_gradient:
+            raise ValueError("this network was made without the gradient with respect to its inputs")
+        return self._room.array("input_gradient", rows, self.inputs)
 
     def outputs(self, x: Floats) -> Floats:
         """The outputs for `x`, shape (rows, inputs), without dropout: a view that the next call overwrites.
 
         Raises ValueError for arrays that do not fit or more than `max_rows` rows.
         """
-        batch = self._batch(x)
+        run = self._take(x)
         with quiet():
-            self.layers[0].multiply(x, batch.layers[0].activated)()
-            for operation in batch.evaluate:
+            for operation in run.evaluation.forward:
                 operation()
-        return batch.layers[-1].activated
+        self.last = run.evaluation
+        return run.evaluation.outputs
 
-    def _allocate(self, layer: Dense) -> DenseBuffers:
-        size = (self.max_rows, layer.bias.size)
-        activated = np.empty(size, self.dtype)
-        if not layer.dropout:
-            return DenseBuffers(activated, None, activated)
-        return DenseBuffers(activated, np.empty(size, self.dtype), np.empty(size, self.dtype))
-
-    def _batch(self, x: Floats) -> _Batch:
-        """The operations on rows like these, made once: a run knows two sizes, a full batch and the last one."""
-        batch = self._batches.get(x.shape)
-        if batch is None or x.dtype != self.dtype:
+    def _take(self, x: Floats) -> _Pass:
+        run = self._passes.get(len(x))
+        if run is None or x is not run.x:
             _check_inputs(x, self.inputs, self.dtype)
-            if len(x) > self.max_rows:
-                raise ValueError(f"{len(x)} rows are more than the {self.max_rows} that this network has room for")
-            if len(self._batches) >= _MAX_CACHED_SIZES:
-                self._batches.clear()
-            batch = self._batches[x.shape] = self._make_batch(len(x))
-        return batch
+            run = self._pass(len(x))
+            np.copyto(run.x, x)
+        return run
 
-    def _make_batch(self, rows: int) -> _Batch:
-        outputs = self._outputs[: rows * self.loss.width].reshape(self.loss.width, rows).T  # the order that losses want
-        layers = (*(buffers.first(rows) for buffers in self._hidden), DenseBuffers(outputs, None, outputs))
-        gradients = self._make_gradients(layers)
-        evaluate: list[Operation] = []
-        forward: list[Operation] = []
+    def _pass(self, rows: int) -> _Pass:
+        """The operations on so many rows, made once: a run knows two sizes, a full batch and the last one."""
+        run = self._passes.get(rows)
+        if run is None:
+            if rows > self.max_rows:
+                raise ValueError(f"{rows} rows are more than the {self.max_rows} that this network has room for")
+            if len(self._passes) >= _MAX_CACHED_SIZES:
+                self._passes.clear()
+            run = self._passes[rows] = self._make_pass(rows)
+        return run
+
+    def _make_pass(self, rows: int) -> _Pass:
+        x = self._room.array("x", rows, self.inputs)
+        evaluation = self.layers.bind(x, Batch(rows, self._room, self._views))
+        training_batch = Batch(rows, self._room, self._views, self._gradients)
+        bound = self.layers.bind(x, training_batch)
         backward: list[Operation] = []
-        masks: list[tuple[int, float, Floats]] = []
-        for i, (layer, buffers) in enumerate(zip(self.layers, layers, strict=True)):
-            if i:
-                evaluate.append(layer.multiply(layers[i - 1].activated, buffers.activated))
-                forward.append(layer.multiply(layers[i - 1].outputs, buffers.activated))
-            evaluate += layer.activate(buffers.activated)
-            forward += layer.activate(buffers.activated) + layer.drop(buffers)
-            if buffers.mask is not None:
-                masks.append((i, layer.dropout, buffers.mask))
-        for i in reversed(range(len(gradients))):
-            backward += self.layers[i].backward(layers[i], gradients[i], self._ones[:rows])
-            if i:
-                backward.append(self.layers[i].multiply_back(layers[i - 1].outputs, gradients[i]))
-        return _Batch(layers, evaluate, forward, masks, self.loss.bind(outputs), backward, next(iter(gradients), None))
-
-    def _make_gradients(self, layers: Sequence[DenseBuffers]) -> list[DenseGradients]:
-        """Those of each layer; none when the network computes none."""
-        made: list[DenseGradients] = []
-        below: Floats | None = None
-        for i, (weights, bias) in enumerate(self._gradient_views):
-            outputs = layers[i].outputs  # of the last layer: the loss turns them into their gradient in place
-            if i < len(layers) - 1:
-                outputs = self._spare[i % 2][: outputs.size].reshape(outputs.shape)
-            made.append(DenseGradients(outputs, weights, bias, below))
-            below = outputs
-        return made
+        if self._gradients is not None:
+            out = self._room.array("input_gradient", rows, self.inputs) if self._wants_input_gradient else None
+            backward = bound.backward(bound.outputs, out)  # the loss turns the outputs into their gradient in place
+        loss = self.loss.bind(bound.outputs)
+        return _Pass(x, evaluation, bound.forward, training_batch.masks, loss, backward)
 
 
 class Predictor:
@@ -194,16 +183,23 @@ class Predictor:
 
     def __init__(
         self,
-        shape: training.NetworkShape,
+        shape: NetworkShape,
         inputs: int,
         outputs: int,
-        loss: training.Loss,
+        loss: Loss,
         parameters: Floats,
+        embeddings: Sequence[Embedding] = (),
     ) -> None:
         self.inputs = inputs
         self.dtype: np.dtype[Any] = parameters.dtype
-        self._layers = dense_layers(shape, inputs, outputs, parameters)
-        self._loss = LOSSES[loss.kind]
+        self._layers = network_layers(shape, inputs, outputs, embeddings)
+        self._views = ParameterLayout(self._layers.shapes).views(parameters)
+        self._loss = make_loss(loss, outputs, self.dtype)
+
+    @property
+    def middle(self) -> int:
+        """Which of the predicted numbers is the value."""
+        return self._loss.middle if isinstance(self._loss, NumberLoss) else 0
 
     def outputs(self, x: Floats) -> Floats:
         """The outputs, shape (rows, outputs), a new array, for `x`, shape (rows, inputs).
@@ -211,13 +207,11 @@ class Predictor:
         Inputs near the limits of the dtype can give infinities. Raises ValueError for inputs that do not fit.
         """
         _check_inputs(x, self.inputs, self.dtype)
+        bound = self._layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self._views))
         with quiet():
-            for layer in self._layers:
-                out = np.empty((len(x), layer.bias.size), self.dtype)
-                for operation in (layer.multiply(x, out), *layer.activate(out)):
-                    operation()
-                x = out
-        return x
+            for operation in bound.forward:
+                operation()
+        return bound.outputs
 
     def predict(self, x: Floats) -> Floats:
         """What `outputs` says about the target: probabilities of the classes, or the outputs themselves."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-from common.schemas.training import NetworkShape
 
 Floats: TypeAlias = NDArray[np.floating]
 """An array of float32 (training, prediction) or float64 (checks of the arithmetic)."""
@@ -46,18 +43,3 @@ class ParameterLayout:
                 f"not shape {vector.shape} with strides {vector.strides}"
             )
         return {name: vector[self.slices[name]].reshape(shape) for name, shape in self.shapes.items()}
-
-
-def network_layout(shape: NetworkShape, inputs: int, outputs: int) -> ParameterLayout:
-    """`layer{i}.weights`, shape (inputs, units), and `layer{i}.bias`, shape (units,), layer by layer."""
-    widths = (inputs, *(layer.units for layer in shape.layers), outputs)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, (width_in, units) in enumerate(pairwise(widths)):
-        shapes[f"layer{i}.weights"] = (width_in, units)
-        shapes[f"layer{i}.bias"] = (units,)
-    return ParameterLayout(shapes)
-
-
-def parameter_count(shape: NetworkShape, inputs: int, outputs: int) -> int:
-    """How many numbers the network learns; allocates none of them."""
-    return network_layout(shape, inputs, outputs).size

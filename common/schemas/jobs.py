@@ -104,6 +104,10 @@ class EpochMetrics(Record):
     """With bounded staleness: how many steps began 0, 1, 2, … steps ahead of the slowest worker."""
     local_steps: float | None = None
     """With local steps: how many were taken between two averages, in the mean."""
+    layers: dict[str, dict[str, float]] | None = None
+    """Of each layer: `gradient_norm`, of the mean gradient over the first worker's rows of the last batch; `update_norm`,
+    how far its parameters moved in the epoch; `dead`, the share of relus that are 0 for all of the first validation
+    rows, 512 at most; `saturated`, the share of sigmoid or tanh outputs within 0.01 of a limit."""
 
 
 class DryRun(Record):

@@ -35,8 +35,10 @@ class PredictionRequest(Record):
 
 
 class Prediction(Record):
-    """A class with the probability of each, or a number."""
+    """A class with the probability of each, or a number, with its quantiles where the loss gave them."""
 
     label: Label | None = None
     probabilities: dict[str, float] | None = None
     value: float | None = None
+    quantiles: dict[str, float] | None = None
+    """Rising, by the quantiles of the loss."""

@@ -13,28 +13,31 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
-from common.schemas.choice import choice, only_default, word
+from common.schemas.choice import choice, only_default
+from common.schemas.losses import Loss, loss_choice
 from common.schemas.models import Task
+from common.schemas.network import NetworkShape, Share
+from common.schemas.optimizers import (
+    Adam,
+    ConstantSchedule,
+    Epochs,
+    Optimizer,
+    Regularization,
+    Schedule,
+    optimizer_choice,
+    schedule_choice,
+)
 from common.schemas.record import Listed, Record
 
-MAX_LAYERS = 64
-MAX_UNITS = 65_536
 MAX_WORKERS = 64
 MAX_SERVERS = 16
 MAX_REPRODUCIBLE_WORKERS = 8
 MAX_STALENESS = 1000
 MAX_LOCAL_STEPS = 1_000_000
-MAX_EPOCHS = 100_000
 MAX_BATCH = 1_000_000
 MAX_LABELS = 32
-
-Activation = Literal["relu", "sigmoid", "tanh"]
-_activation = word(
-    ("relu", "sigmoid", "tanh"),
-    ("leaky_relu", "elu", "gelu", "silu", "softplus", "maxout", "identity"),
-)
-Rate = Annotated[float, Field(ge=1e-12, le=1e12)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+MAX_COLUMNS = 100_000
+MAX_EMBEDDING = 1024
 
 
 def clean_name(value: str) -> str:
@@ -60,106 +63,10 @@ def slug(text: str) -> str | None:
     return re.sub(r"[^a-z0-9._]+", "-", ascii_text).strip("-._")[:63] or None
 
 
-class Dense(Record):
-    """A fully connected layer: activation(inputs @ weights + bias), then dropout."""
-
-    kind: Literal["dense"] = "dense"
-    units: Annotated[int, Field(ge=1, le=MAX_UNITS)]
-    activation: Annotated[Activation, BeforeValidator(_activation)] = "relu"
-    dropout: Share = 0.0
-    """The share of outputs set to zero in each training step."""
-
-
-Layer = Annotated[
-    Dense,
-    choice(("dense",), ("layer_norm", "residual", "embedding", "batch_norm", "conv2d"), bare=False),
-]
-
-
-class NetworkShape(Record):
-    """The hidden layers; input and output widths follow from the data."""
-
-    layers: Annotated[Listed[Layer], Field(max_length=MAX_LAYERS)] = (
-        Dense(units=128),
-        Dense(units=64),
-    )
-    input_dropout: Annotated[float, BeforeValidator(only_default(0))] = 0.0
-    initializer: Annotated[None, BeforeValidator(only_default(None))] = None
-    """Null: He for relu, Glorot else; the output layer starts smaller."""
-
-
-class CrossEntropy(Record):
-    """The negative log-likelihood of the right class under a softmax."""
-
-    kind: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: Annotated[float, BeforeValidator(only_default(0))] = 0.0
-
-
-class MeanSquaredError(Record):
-    """The squared difference between output and standardized target, averaged."""
-
-    kind: Literal["mse"] = "mse"
-
-
-Loss = Annotated[
-    CrossEntropy | MeanSquaredError,
-    Discriminator("kind"),
-]
-_loss = choice(("cross_entropy", "mse"), ("quadratic", "mae", "huber", "quantile", "poisson"))
-
-
-class Sgd(Record):
-    """Stochastic gradient descent; with momentum, velocity = momentum x velocity + gradient."""
-
-    kind: Literal["sgd"] = "sgd"
-    learning_rate: Rate = 0.01
-    momentum: Share = 0.0
-
-
-class Adam(Record):
-    """Adam (Kingma and Ba, 2015, algorithm 1)."""
-
-    kind: Literal["adam"] = "adam"
-    learning_rate: Rate = 0.001
-    beta1: Share = 0.9
-    beta2: Share = 0.999
-    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-
-
-Optimizer = Annotated[Sgd | Adam, Discriminator("kind")]
-_optimizer = choice(("sgd", "adam"), ("momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adamw"))
-
-
-class Schedule(Record):
-    """How the learning rate changes over the epochs."""
-
-    kind: Literal["constant"] = "constant"
-
-
-_schedule = choice(
-    ("constant",), ("step", "exponential", "cosine", "linear", "one_cycle", "reduce_on_plateau", "warm_up")
-)
-
-
-class Regularization(Record):
-    """Penalties and limits on weights and gradients."""
-
-    l1: Annotated[float, BeforeValidator(only_default(0))] = 0.0
-    l2: Annotated[float, BeforeValidator(only_default(0))] = 0.0
-    weight_decay: Annotated[float, BeforeValidator(only_default(0))] = 0.0
-    max_norm: Annotated[None, BeforeValidator(only_default(None))] = None
-    clip_norm: Annotated[float, Field(ge=1e-12, le=1e12)] | None = None
-    """The gradient is scaled down to this Euclidean norm, taken over all weights, where it is longer.
-
-    Pascanu et al. (ICML 2013). Of the averaged gradient in synchronous training, of each worker's own else.
-    """
-    clip_value: Annotated[None, BeforeValidator(only_default(None))] = None
-
-
 class Training(Record):
     """How long and in what steps."""
 
-    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 100
+    epochs: Epochs = 100
     batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
     """Rows per step, over all workers. Null: 32 below 2,000 rows, 128 below 20,000, else 256."""
     shuffle: bool = True
@@ -195,7 +102,7 @@ class Stopping(Record):
     target_error: Annotated[float, Field(ge=0)] | None = None
     """Stop when the misclassified fraction (classes) or the root mean squared error in the target's own units
     (numbers) is at or below it."""
-    patience: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = 10
+    patience: Epochs | None = 10
     """Stop after so many epochs without a better loss; null: never."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """By how much a loss must be lower to count as better."""
@@ -263,6 +170,31 @@ class Cluster(Record):
 LabelText = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
 
+class ColumnOptions(Record):
+    """How a column becomes inputs."""
+
+    encoding: Literal["one_hot", "embedding"] | None = None
+    """Of a categorical column: one input per category, or a learned vector for each. Null: one_hot up to 100 distinct
+    values, embedding above."""
+    width: Annotated[int, Field(ge=1, le=MAX_EMBEDDING)] | None = None
+    """Of an embedding's vectors; null: 1.6 x categories^0.56, at most 64."""
+    kind: Annotated[None, BeforeValidator(only_default(None))] = None
+    scale: Annotated[None, BeforeValidator(only_default(None))] = None
+    missing: Annotated[None, BeforeValidator(only_default(None))] = None
+
+
+ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(ge=0, le=1e9)]]
+
+
+def _read_class_weights(value: object) -> object:
+    if value is None or value == "balanced" or isinstance(value, dict):
+        return value
+    raise PydanticCustomError("wrong_type", 'must be "balanced", or an object with a weight for each class, or null')
+
+
+_class_weights = BeforeValidator(_read_class_weights)
+
+
 class TrainingRequest(Record):
     """A training request in full."""
 
@@ -280,13 +212,16 @@ class TrainingRequest(Record):
     weight_column: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     """A column of numbers, none below zero, that say how much each row counts in loss, gradients and metrics; it is no
     feature. Null: all count alike."""
-    columns: Annotated[dict[str, object], BeforeValidator(only_default({}))] = {}
+    columns: Annotated[dict[str, ColumnOptions], Field(max_length=MAX_COLUMNS)] = {}
+    """How single columns become inputs, by name; others are encoded by their kind."""
     network: NetworkShape = NetworkShape()
-    loss: Annotated[Loss, _loss] | None = None
+    loss: Annotated[Loss, loss_choice] | None = None
     """Null: cross-entropy for classes, mean squared error for numbers."""
-    class_weights: Annotated[None, BeforeValidator(only_default(None))] = None
-    optimizer: Annotated[Optimizer, _optimizer] = Adam()
-    schedule: Annotated[Schedule, _schedule] = Schedule()
+    class_weights: Annotated[ClassWeights, _class_weights] | None = None
+    """How much the rows of each class count, by class, in loss and gradients; classes that are not named count 1.
+    "balanced": all classes alike, by n / (classes x n of the class). Null: all rows alike."""
+    optimizer: Annotated[Optimizer, optimizer_choice] = Adam()
+    schedule: Annotated[Schedule, schedule_choice] = ConstantSchedule()
     regularization: Regularization = Regularization()
     training: Training = Training()
     validation: Annotated[Validation, _validation] = RandomSplit()

@@ -80,6 +80,48 @@ _EXAMPLES = {
             "base_model_id": "mdl_4jv2k0m8x7w3q9h5r1t6n0c8y",
         },
     },
+    "intervals": {
+        "summary": "A deep network with residual blocks that predicts intervals",
+        "value": {
+            "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+            "target": "price",
+            "columns": {"zip": {"encoding": "embedding", "width": 8}},
+            "network": {
+                "layers": [
+                    {"kind": "dense", "units": 128, "activation": "gelu", "dropout": 0.1},
+                    {
+                        "kind": "residual",
+                        "layers": [
+                            {"kind": "layer_norm"},
+                            {"kind": "dense", "units": 128, "activation": "gelu"},
+                            {"kind": "dense", "units": 128, "activation": "identity"},
+                        ],
+                    },
+                ],
+                "initializer": "orthogonal",
+            },
+            "loss": {"kind": "quantile", "quantiles": [0.1, 0.5, 0.9]},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.002},
+            "schedule": {"kind": "warm_up", "epochs": 1, "then": {"kind": "cosine", "floor": 0.01}},
+            "regularization": {"clip_norm": 1.0},
+        },
+    },
+    "imbalance": {
+        "summary": "Classes of unequal number, smoothed labels, a learning rate that reacts",
+        "value": {
+            "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+            "target": "fraud",
+            "network": {
+                "layers": [{"kind": "dense", "units": 64, "activation": "maxout", "pieces": 3}],
+                "input_dropout": 0.1,
+            },
+            "loss": {"kind": "cross_entropy", "label_smoothing": 0.05},
+            "class_weights": "balanced",
+            "optimizer": {"kind": "nesterov", "learning_rate": 0.05, "momentum": 0.9},
+            "schedule": {"kind": "reduce_on_plateau", "factor": 0.3, "patience": 3},
+            "regularization": {"l2": 1e-5, "max_norm": 3.0},
+        },
+    },
     "many workers": {
         "summary": "Workers that average their weights every now and then",
         "value": {

@@ -1,6 +1,6 @@
 """`make bench`: Chainrule beside its peers, in turn, in one run.
 
-Two suites: rows per second of three networks, and the time to an accuracy of MNIST. Prints tables with medians,
+Three suites: rows per second of three networks, the time to an accuracy of MNIST, and the arithmetic alone. Prints tables with medians,
 spread and ratios; also as JSON and Markdown. Ctrl-C ends everything, and reports what there is.
 """
 
@@ -13,23 +13,24 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks import machine, throughput, time_to_accuracy
+from tests.benchmarks import engine, machine, throughput, time_to_accuracy
 from tests.benchmarks.chainrule import Stack
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import all_contenders
 from tests.benchmarks.measurement import Recorder
 from tests.benchmarks.peer import Peer
 from tests.benchmarks.report import Sheet, show, to_markdown
-from tests.benchmarks.shapes import QUICK, SHAPES, Race, Rows, prepare, race
+from tests.benchmarks.shapes import ENGINE, QUICK, SHAPES, Race, Rows, prepare, race
 from tests.integration.mnist import FOLDER
 
 ROUNDS = 5
-SUITES = ("throughput", "accuracy")
+SUITES = ("throughput", "accuracy", "engine")
 INTERRUPTED = 130
 SETTLE_SECONDS = 5.0
 WIDTH = 150
@@ -57,7 +58,8 @@ def main() -> None:
         stack = Stack(folder / "state", 0.0 if arguments.quick else SETTLE_SECONDS, say)
         things.callback(stack.stop)
         try:
-            bench.run(folder, _chosen(all_contenders(stack, say), arguments.contenders))
+            everyone = _chosen([*all_contenders(stack, say), *engine.contenders(say, stack.stop)], arguments.contenders)
+            bench.run(folder, everyone)
         except KeyboardInterrupt:
             say("Interrupted; this is what there is.")
             status = INTERRUPTED
@@ -74,20 +76,25 @@ class Bench:
         self._recorder = Recorder(console, 0, self._write_json)
         self._contenders: Sequence[Contender] = ()
         self._rows: list[Rows] = []
+        self._engine_rows: list[Rows] = []
         self._race: Race | None = None
 
     def run(self, folder: Path, contenders: Sequence[Contender]) -> None:
         """Measures."""
-        suites, self._contenders = self._arguments.suite, contenders
+        suites = self._arguments.suite
+        engines = [one for one in contenders if one.name.startswith("engine")] if "engine" in suites else []
+        contenders = [one for one in contenders if not one.name.startswith("engine")]
+        self._contenders = contenders
         shapes = [shape for shape in SHAPES if shape.name in self._arguments.shapes] if "throughput" in suites else []
         racers = [contender for contender in contenders if contender.races] if "accuracy" in suites else []
         if racers and not FOLDER.exists():
             say(f"The time to an accuracy needs MNIST in {FOLDER}, and is left out.")
             racers = []
         expected = throughput.count(contenders, len(shapes), self._rounds) + len(racers) * self._rounds
+        expected += throughput.count(engines, len(ENGINE), self._rounds)
         self._recorder.expected = expected
         self._write_json()  # a file that cannot be written is better known now
-        for contender in contenders:
+        for contender in (*(contenders if shapes or racers else []), *engines):
             if isinstance(contender, Peer):
                 contender.install()
         for shape in shapes:
@@ -98,6 +105,12 @@ class Bench:
             say("Preparing the race …")
             self._race = race(folder / "race", quick=self._arguments.quick)
             time_to_accuracy.measure(self._recorder, racers, self._race, self._rounds)
+        if engines:
+            quick = self._arguments.quick
+            for number, shape in enumerate(ENGINE):
+                shape = replace(shape, seconds=0.3) if quick else shape
+                self._engine_rows.append(prepare(shape, folder / f"engine{number}"))
+            throughput.measure(self._recorder, engines, self._engine_rows, self._rounds)
 
     def report(self) -> None:
         """Prints the tables, and writes the files that were asked for."""
@@ -116,6 +129,8 @@ class Bench:
             sheets += throughput.sheets(measurements, self._contenders, self._rows)
         if self._race is not None:
             sheets += time_to_accuracy.sheets(measurements, self._contenders, self._race)
+        if self._engine_rows:
+            sheets += engine.sheets(measurements, self._engine_rows)
         return sheets
 
     def _write_json(self) -> None:
@@ -131,6 +146,8 @@ class Bench:
         }
         if self._race is not None:
             document["accuracy"] = time_to_accuracy.summary(measurements, self._race)
+        if self._engine_rows:
+            document["engine"] = engine.summary(measurements, self._engine_rows)
         self._arguments.json.write_text(json.dumps(document, indent=1))
 
 
@@ -164,7 +181,7 @@ def _arguments() -> argparse.Namespace:
     shapes = [shape.name for shape in SHAPES]
     parser = argparse.ArgumentParser(prog="python -P -m tests.benchmarks", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
-        "--suite", metavar="NAMES", type=_names(SUITES), default=list(SUITES), help="throughput or accuracy; both"
+        "--suite", metavar="NAMES", type=_names(SUITES), default=list(SUITES), help=f"of {','.join(SUITES)}; all"
     )
     parser.add_argument(
         "--shapes", metavar="NAMES", type=_names(shapes), default=shapes, help=f"of {','.join(shapes)}; all"

@@ -14,13 +14,15 @@ from common.features.encoder import FeatureEncoder
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
-from common.network.parameters import parameter_count
 from common.network.saved import weights_to_bytes
+from common.network.structure import parameter_count
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Column, Dataset
 from common.schemas.jobs import EpochMetrics, Progress
+from common.schemas.losses import CrossEntropy, Loss, MeanSquaredError
 from common.schemas.models import Lineage, Model
-from common.schemas.training import CrossEntropy, Dense, MeanSquaredError, NetworkShape, TrainingRequest
+from common.schemas.network import Dense, NetworkShape
+from common.schemas.training import TrainingRequest
 from common.store.checkpoints import SavedTraining
 from common.store.jobs import Claim
 from common.store.models import StoredModel
@@ -165,10 +167,11 @@ def a_model(
     )
     target: Target = NumberTarget(mean=10.0, scale=3.0) if number else ClassTarget(classes=("setosa", "virginica"))
     shape = NetworkShape(layers=(Dense(units=4),))
-    parameters = parameter_count(shape, encoder.width, width_of(target))
+    loss: Loss = MeanSquaredError() if number else CrossEntropy()
+    parameters = parameter_count(shape, encoder.width, width_of(target, loss))
     document = LearnedDocument(
         network=shape,
-        loss=MeanSquaredError() if number else CrossEntropy(),
+        loss=loss,
         encoder=encoder.to_document(),
         target=target.to_document(),
     )

@@ -7,14 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.network.losses import CrossEntropy, Loss, MeanSquaredError, make_loss
+from common.network.losses import (
+    ClassLoss,
+    CrossEntropy,
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    NumberLoss,
+    Poisson,
+    Quadratic,
+    Quantile,
+    make_loss,
+)
 from common.network.parameters import Floats
-from common.schemas import training
+from tests.unit.networks import LOSSES as SPECS
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -69,6 +82,106 @@ def test_mean_squared_error_equals_scikit_learns(rows: int, width: int, weighted
     np.testing.assert_allclose(gradient, factors * 2 * (outputs - targets) / width, rtol=1e-12)
 
 
+@quick
+@given(st.integers(1, 30), st.booleans(), st.integers(0, 2**32))
+def test_losses_of_numbers_equal_those_of_scikit_learn_and_scipy(rows: int, weighted: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    outputs, targets = generator.normal(size=(2, rows, 1))
+    counts = generator.poisson(2, (rows, 1)).astype(np.float64)
+    weights = weights_of(rows, generator) if weighted else None
+    total = rows if weights is None else weights.sum()
+    factors = np.ones(rows) if weights is None else weights
+    three, quantiles = outputs + np.array([-0.5, 0.1, 0.4]), (0.1, 0.5, 0.8)
+    pinball = [
+        sklearn.metrics.mean_pinball_loss(targets, three[:, [i]], sample_weight=weights, alpha=quantile)
+        for i, quantile in enumerate(quantiles)
+    ]
+    deviance = sklearn.metrics.mean_poisson_deviance(counts, np.exp(outputs), sample_weight=weights)
+    cases: list[tuple[Loss, Floats, Floats, float]] = [
+        (
+            MeanAbsoluteError(1, np.float64),
+            outputs,
+            targets,
+            total * sklearn.metrics.mean_absolute_error(targets, outputs, sample_weight=weights),
+        ),
+        (
+            Huber(1, np.float64, 0.7),
+            outputs,
+            targets,
+            float(factors @ scipy.special.huber(0.7, outputs - targets)[:, 0]),
+        ),
+        (Quantile(3, np.float64, quantiles), three, targets, total * float(np.mean(pinball))),
+        (Poisson(1, np.float64), outputs, counts, total * deviance / 2),
+    ]
+    for loss, given_outputs, given_targets, expected in cases:
+        assert loss.forward(given_outputs, given_targets, weights) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        trained, _ = forward_backward(loss, given_outputs, given_targets, weights)
+        assert trained == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@quick
+@given(st.integers(1, 30), st.integers(2, 6), st.sampled_from((0.0, 0.1, 0.9)), st.integers(0, 2**32))
+def test_smoothing_spreads_a_share_of_the_right_class_over_all(
+    rows: int, classes: int, smoothing: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    logits, targets = generator.normal(0, 3, (rows, classes)), generator.integers(0, classes, rows)
+    wanted = (1 - smoothing) * np.eye(classes)[targets] + smoothing / classes
+    expected = -(wanted * scipy.special.log_softmax(logits, axis=1)).sum()
+    loss = CrossEntropy(classes, np.float64, smoothing)
+    assert loss.forward(logits, targets) == pytest.approx(expected, rel=1e-10)
+    trained, gradient = forward_backward(loss, logits, targets)
+    assert trained == pytest.approx(expected, rel=1e-10)
+    np.testing.assert_allclose(gradient, scipy.special.softmax(logits, axis=1) - wanted, atol=1e-12)
+    plain = CrossEntropy(classes, np.float64).forward(logits, targets)
+    assert loss.log_loss(logits, targets) == pytest.approx(plain, rel=1e-12)
+
+
+@quick
+@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**32))
+def test_the_quadratic_cost_is_half_the_squared_distance_from_the_one_hot_class(
+    rows: int, classes: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    outputs, targets = generator.normal(0, 3, (rows, classes)), generator.integers(0, classes, rows)
+    a = scipy.special.expit(outputs)
+    expected = 0.5 * ((a - np.eye(classes)[targets]) ** 2).sum()
+    loss = Quadratic(classes, np.float64)
+    assert loss.forward(outputs, targets) == pytest.approx(expected, rel=1e-12)
+    assert forward_backward(loss, outputs, targets)[0] == pytest.approx(expected, rel=1e-12)
+    predicted = np.empty_like(outputs)
+    loss.predict(outputs, predicted)
+    np.testing.assert_allclose(predicted, a / a.sum(axis=1, keepdims=True), rtol=1e-10)
+    log_loss = sklearn.metrics.log_loss(targets, predicted, labels=np.arange(classes), normalize=False)
+    assert loss.log_loss(outputs, targets) == pytest.approx(log_loss, rel=1e-9)
+
+
+def test_probabilities_of_the_quadratic_cost_are_some_where_all_sigmoids_are_nothing() -> None:
+    outputs = np.array([[-1e4, -2e4, -1e4], [-800, -801, -802]])
+    predicted = np.empty_like(outputs)
+    Quadratic(3, np.float64).predict(outputs, predicted)
+    np.testing.assert_allclose(predicted.sum(axis=1), 1)
+    np.testing.assert_allclose(predicted[0], [0.5, 0, 0.5])
+
+
+def test_predicted_quantiles_never_cross_and_the_one_closest_to_the_median_is_the_value() -> None:
+    loss = Quantile(3, np.float64, (0.05, 0.4, 0.9))
+    outputs = np.array([[3.0, 1.0, 2.0]])
+    predicted = np.empty_like(outputs)
+    loss.predict(outputs, predicted)
+    assert predicted.tolist() == [[1, 2, 3]]
+    assert loss.middle == 1
+    loss.predict(outputs, outputs)  # in place
+    assert outputs.tolist() == [[1, 2, 3]]
+    with pytest.raises(ValueError, match="2 quantiles need as many outputs, not 1"):
+        Quantile(1, np.float64, (0.1, 0.2))
+
+
+def test_a_count_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="below 0"):
+        Poisson(1, np.float64).check(2, np.array([[1.0], [-1.0]]))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_extreme_logits_give_the_exact_finite_loss(dtype: type[np.floating]) -> None:
     logits = np.array([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4], [-1e4, -1e4]], dtype)
@@ -93,7 +206,11 @@ def test_a_loss_adds_up_in_float64() -> None:
     assert loss.forward(outputs, targets, weights) == pytest.approx(rows * row * float(weights[0]), rel=1e-12)
 
 
-SPECS = [training.CrossEntropy(), training.MeanSquaredError()]
+def some_targets(loss: Loss, rows: int, generator: np.random.Generator) -> NDArray[Any]:
+    if isinstance(loss, ClassLoss):
+        return generator.integers(0, loss.width, rows)
+    assert isinstance(loss, NumberLoss)
+    return np.abs(generator.normal(size=(rows, loss.targets_width))).astype(loss.dtype)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
@@ -104,7 +221,7 @@ def test_a_bound_loss_reads_what_its_outputs_hold_at_each_call(spec: Any) -> Non
     bound = loss.bind(outputs)
     for _ in range(2):
         outputs[:] = generator.normal(size=(6, 3))
-        targets = generator.integers(0, 3, 6) if spec.kind == "cross_entropy" else generator.normal(size=(6, 3))
+        targets = some_targets(loss, 6, generator)
         expected, gradient = forward_backward(loss, outputs, targets)
         assert bound.forward_backward(targets) == expected
         assert np.array_equal(outputs, gradient)
@@ -146,9 +263,9 @@ def test_targets_of_another_shape_or_dtype_than_the_outputs_are_refused() -> Non
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
 @pytest.mark.parametrize("weights", [np.ones(3, np.float32), np.ones((2, 1), np.float32), np.ones(2)])
 def test_weights_of_another_shape_or_dtype_are_refused(spec: Any, weights: Any) -> None:
-    loss = make_loss(spec, 1, np.float32)
-    outputs = np.zeros((2, 1), np.float32)
-    targets = np.zeros(2, np.int64) if spec.kind == "cross_entropy" else outputs
+    loss = make_loss(spec, 3, np.float32)
+    outputs = np.zeros((2, 3), np.float32)
+    targets = some_targets(loss, 2, np.random.default_rng(0))
     with pytest.raises(ValueError, match="2 float32 weights"):
         forward_backward(loss, outputs, targets, weights)
     with pytest.raises(ValueError, match="2 float32 weights"):
@@ -161,7 +278,7 @@ def test_weights_of_another_shape_or_dtype_are_refused(spec: Any, weights: Any) 
 def test_no_rows_have_no_loss(spec: Any) -> None:
     loss = make_loss(spec, 3, np.float32)
     outputs = np.empty((0, 3), np.float32)
-    targets = np.empty(0, np.int64) if spec.kind == "cross_entropy" else outputs
+    targets = some_targets(loss, 0, np.random.default_rng(0))
     loss.check(0, targets)
     assert forward_backward(loss, outputs, targets)[0] == 0
     assert loss.forward(outputs, targets) == 0

@@ -33,8 +33,8 @@ def test_shards_together_have_scikit_learns_classification_metrics(
     shards = []
     for a, b in zip([0, *bounds], [*bounds, rows], strict=True):
         loss_sum = loss.forward(outputs[a:b], targets[a:b], weights[a:b] if weighted else None)
-        weight = float(weights[a:b].sum()) if weighted else None
-        shards.append(classification_sums(outputs[a:b], targets[a:b], loss_sum, weight))
+        weight = float(weights[a:b].sum()) if weighted else float(b - a)
+        shards.append(classification_sums(outputs[a:b], targets[a:b], 2 * loss_sum, loss_sum, weight))
     sums = MetricSums.total(shards)
     probabilities = np.empty_like(outputs)
     loss.predict(outputs, probabilities)
@@ -46,7 +46,7 @@ def test_shards_together_have_scikit_learns_classification_metrics(
     }
     assert sums.rows == rows
     assert sums.metrics("classification") == pytest.approx(expected, rel=1e-10)
-    assert sums.loss == pytest.approx(expected["log_loss"], rel=1e-10)
+    assert sums.loss == pytest.approx(2 * expected["log_loss"], rel=1e-10)
 
 
 @quick
@@ -64,7 +64,8 @@ def test_shards_together_have_scikit_learns_regression_metrics_in_the_targets_un
     targets, outputs = generator.normal(size=(2, rows, 1))
     bounds = sorted(min(cut, rows) for cut in cuts)
     shards = [
-        regression_sums(outputs[a:b], targets[a:b], 0.0) for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
+        regression_sums(outputs[a:b], targets[a:b], 0.0, b - a)
+        for a, b in zip([0, *bounds], [*bounds, rows], strict=True)
     ]
     sums = MetricSums.total(shards)
     true, predicted = targets * scale + offset, outputs * scale + offset
@@ -79,7 +80,7 @@ def test_shards_together_have_scikit_learns_regression_metrics_in_the_targets_un
 @pytest.mark.parametrize(("error", "r2"), [(0.0, 1.0), (0.1, 0.0)])
 def test_r2_of_equal_targets_is_finite(error: float, r2: float) -> None:
     targets = np.full((7, 1), 0.1)
-    assert regression_sums(targets + error, targets, 0.0).metrics("regression")["r2"] == r2
+    assert regression_sums(targets + error, targets, 0.0, 7.0).metrics("regression")["r2"] == r2
 
 
 def test_metrics_of_no_rows_are_refused() -> None:
@@ -93,7 +94,7 @@ def test_metrics_of_no_rows_are_refused() -> None:
 
 def test_regression_targets_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
-        regression_sums(np.zeros((3, 1)), np.zeros(3), 0.0)
+        regression_sums(np.zeros((3, 1)), np.zeros(3), 0.0, 3.0)
 
 
 parts = st.builds(
@@ -102,7 +103,15 @@ parts = st.builds(
     correct=st.integers(0, 2**60),
     **{
         name: st.floats(allow_nan=False, allow_infinity=False)
-        for name in ("weight", "loss_sum", "squared_error", "absolute_error", "target_sum", "target_square_sum")
+        for name in (
+            "weight",
+            "loss_sum",
+            "log_loss_sum",
+            "squared_error",
+            "absolute_error",
+            "target_sum",
+            "target_square_sum",
+        )
     },
 )
 

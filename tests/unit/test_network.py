@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import autograd
-import autograd.numpy as anp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,180 +16,87 @@ from numpy.typing import NDArray
 
 from common.errors import CorruptRecord
 from common.network.activations import ACTIVATIONS
-from common.network.dropout import DropoutMasks
-from common.network.initializers import initialize
+from common.network.embedding import Embedding
+from common.network.losses import ClassLoss
+from common.network.masks import DropoutMasks
 from common.network.network import Network, Predictor
-from common.network.operations import Operation
-from common.network.parameters import Floats, ParameterLayout, network_layout, parameter_count
+from common.network.parameters import ParameterLayout
 from common.network.quiet import quiet
 from common.network.saved import weights_from_bytes, weights_to_bytes
-from common.schemas.training import Adam, CrossEntropy, Dense, Loss, MeanSquaredError, NetworkShape, Sgd
+from common.network.structure import initialize, network_layout, parameter_count
+from common.schemas.losses import CrossEntropy, Loss
+from common.schemas.network import Dense, NetworkShape
+from common.schemas.optimizers import Adam, Sgd
+from tests.unit.networks import LOSSES, Case, Oracle, cases, central_differences, largest_error, make_case, one_of_each
 from worker.optimizers import make_optimizer
 
-LOSSES: tuple[Loss, ...] = (CrossEntropy(), MeanSquaredError())
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-@dataclass
-class Case:
-    """A network in float64 with rows and targets to train it on."""
-
-    shape: NetworkShape
-    inputs: int
-    outputs: int
-    loss: Loss
-    parameters: NDArray[np.float64]
-    x: NDArray[np.float64]
-    targets: NDArray[Any]
-    masks_seed: int
-    weights: NDArray[np.float64] | None = None
-
-    def network(self, dtype: type[np.floating] = np.float64, max_rows: int | None = None) -> Network:
-        parameters = self.parameters.astype(dtype)
-        return Network(
-            self.shape,
-            self.inputs,
-            self.outputs,
-            self.loss,
-            max_rows=max_rows or len(self.x),
-            parameters=parameters,
-            gradient=np.full_like(parameters, np.nan),
-        )
-
-    def masks(self) -> DropoutMasks:
-        return DropoutMasks(self.masks_seed, epoch=3)
-
-    def gradients(self, network: Network) -> float:
-        return network.gradients(self.x, self.targets, self.masks(), weights=self.weights)
+EACH = [(name, shape, loss) for name, shape in one_of_each() for loss in LOSSES]
+each = pytest.mark.parametrize(
+    ("shape", "loss"), [(shape, loss) for _, shape, loss in EACH], ids=[f"{name}-{loss.kind}" for name, _, loss in EACH]
+)
 
 
-def make_case(
-    shape: NetworkShape, inputs: int, outputs: int, loss: Loss, rows: int, seed: int, *, weighted: bool = False
-) -> Case:
-    generator = np.random.default_rng(seed)
-    parameters = np.empty(parameter_count(shape, inputs, outputs))
-    initialize(shape, inputs, outputs, generator, parameters)
-    parameters += generator.normal(0, 0.1, parameters.shape)  # biases other than zero
-    x = generator.normal(size=(rows, inputs))
-    targets = (
-        generator.integers(0, outputs, rows) if loss.kind == "cross_entropy" else generator.normal(size=(rows, outputs))
-    )
-    weights = generator.uniform(0, 3, rows) * generator.integers(0, 2, rows) if weighted else None
-    return Case(shape, inputs, outputs, loss, parameters, x, targets, seed, weights)
+@each
+def test_every_layer_activation_and_loss_that_can_meet_give_exact_gradients(shape: NetworkShape, loss: Loss) -> None:
+    case = make_case(shape, 5, 3, loss, rows=6, seed=11, weighted=True, embeddings=(Embedding(1, 3, 2),))
+    check_against_autodiff(case)
+    check_against_differences(case)
 
 
-@st.composite
-def cases(draw: st.DrawFn, dropout: tuple[float, ...] = (0.0,)) -> Case:
-    layer = st.builds(
-        Dense,
-        units=st.integers(1, 6),
-        activation=st.sampled_from(("relu", "sigmoid", "tanh")),
-        dropout=st.sampled_from(dropout),
-    )
-    return make_case(
-        NetworkShape(layers=tuple(draw(st.lists(layer, max_size=3)))),
-        inputs=draw(st.integers(1, 5)),
-        outputs=draw(st.integers(1, 4)),
-        loss=draw(st.sampled_from(LOSSES)),
-        rows=draw(st.sampled_from((1, 2, 3, 7))),
-        seed=draw(st.integers(0, 2**32)),
-        weighted=draw(st.booleans()),
-    )
+def check_against_autodiff(case: Case) -> None:
+    network, oracle = case.network(input_gradient=True), Oracle(case)
+    assert case.gradients(network) == pytest.approx(float(oracle(case.parameters, case.x)), rel=1e-11, abs=1e-11)
+    assert network.gradient is not None
+    of_parameters, of_inputs = (autograd.grad(oracle, which)(case.parameters, case.x) for which in (0, 1))
+    if oracle.kinks.nearest > 1e-12:
+        assert largest_error(network.gradient, of_parameters) < 1e-10
+        assert largest_error(network.input_gradient(len(case.x)), of_inputs) < 1e-10
 
 
-def oracle(case: Case, masks: list[NDArray[np.float64] | None], smallest: list[float]) -> Callable[[Any], Any]:
-    """The weighted sum of the losses as a function of the flat vector, written anew in autograd's terms."""
-
-    def loss(vector: Any) -> Any:
-        value, start, width = case.x, 0, case.inputs
-        layers = [(layer.units, layer.activation) for layer in case.shape.layers] + [(case.outputs, "identity")]
-        for i, (units, activation) in enumerate(layers):
-            weights = anp.reshape(vector[start : start + width * units], (width, units))
-            bias = vector[start + width * units : start + width * units + units]
-            start, width = start + width * units + units, units
-            z = anp.dot(value, weights) + bias
-            if activation == "relu":
-                if isinstance(z, np.ndarray):
-                    smallest.append(float(np.abs(z).min()))
-                value = anp.where(z > 0, z, 0.0)
-            elif activation == "sigmoid":
-                value = 1 / (1 + anp.exp(-z))
-            else:
-                value = anp.tanh(z) if activation == "tanh" else z
-            if i < len(masks) and masks[i] is not None:
-                value = value * masks[i]
-        if case.loss.kind == "mse":
-            losses = anp.sum((value - case.targets) ** 2, axis=1) / case.outputs
-        else:
-            chosen = value[np.arange(len(case.x)), case.targets]
-            losses = anp.log(anp.sum(anp.exp(value), axis=1)) - chosen
-        return anp.sum(losses if case.weights is None else losses * case.weights)
-
-    return loss
-
-
-def masks_of(case: Case) -> list[NDArray[np.float64] | None]:
-    masks = case.masks()
-    made: list[NDArray[np.float64] | None] = []
-    for i, layer in enumerate(case.shape.layers):
-        mask = np.empty((len(case.x), layer.units)) if layer.dropout else None
-        if mask is not None:
-            masks.fill(i, layer.dropout, 0, mask)
-        made.append(mask)
-    return made
-
-
-def central_differences(loss: Callable[[], float], vector: Floats, step: float = 1e-6) -> NDArray[np.float64]:
-    slopes = np.empty(vector.size)
-    for i, kept in enumerate(vector):
-        vector[i] = kept + step
-        above = loss()
-        vector[i] = kept - step
-        below = loss()
-        vector[i] = kept
-        slopes[i] = (above - below) / (2 * step)
-    return slopes
-
-
-def largest_error(ours: Floats, theirs: Floats) -> float:
-    return float(np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))))
+def check_against_differences(case: Case) -> None:
+    oracle = Oracle(case)
+    oracle(case.parameters, case.x)
+    if oracle.kinks.nearest < 1e-4:
+        return  # a difference across a kink says nothing about the slope on either side
+    network = case.network(input_gradient=True)
+    case.gradients(network)
+    assert network.gradient is not None
+    gradient, of_inputs = network.gradient.copy(), network.input_gradient(len(case.x)).copy()
+    probe = case.network()
+    slopes = central_differences(lambda: case.gradients(probe), probe.parameters)
+    assert largest_error(gradient, slopes) < 1e-6
+    plain = [i for i in range(case.inputs) if i not in {embedding.place for embedding in case.embeddings}]
+    slopes_of_inputs = central_differences(lambda: case.gradients(probe), case.x)
+    assert largest_error(of_inputs[:, plain], slopes_of_inputs[:, plain]) < 1e-6
 
 
 @quick
 @given(cases(dropout=(0.0, 0.3)))
 def test_gradients_equal_those_of_an_autodiff_library(case: Case) -> None:
-    network = case.network()
-    loss = oracle(case, masks_of(case), [])
-    assert case.gradients(network) == pytest.approx(float(loss(case.parameters)), rel=1e-12, abs=1e-12)
-    assert network.gradient is not None
-    assert largest_error(network.gradient, autograd.grad(loss)(case.parameters)) < 1e-10
+    check_against_autodiff(case)
 
 
 @quick
 @given(cases(dropout=(0.0, 0.3)))
 def test_gradients_equal_central_differences_of_the_loss(case: Case) -> None:
-    smallest = [1.0]
-    oracle(case, masks_of(case), smallest)(case.parameters)
-    if min(smallest) < 1e-4:
-        return  # a difference across the kink of relu says nothing about the slope on either side
-    network = case.network()
-    case.gradients(network)
-    assert network.gradient is not None
-    gradient = network.gradient.copy()
-    probe = case.network()
-    slopes = central_differences(lambda: case.gradients(probe), probe.parameters)
-    assert largest_error(gradient, slopes) < 1e-6
+    check_against_differences(case)
 
 
 @quick
 @given(cases(dropout=(0.0, 0.3)))
 def test_float32_gradients_are_close_to_float64_ones(case: Case) -> None:
+    oracle = Oracle(case)
+    oracle(case.parameters, case.x)
+    if oracle.kinks.nearest < 1e-4:
+        return  # rounding may fall on the other side
     exact, rounded = case.network(), case.network(np.float32)
-    targets = case.targets if case.loss.kind == "cross_entropy" else case.targets.astype(np.float32)
-    weights = None if case.weights is None else case.weights.astype(np.float32)
+    x, targets, weights = case.rounded()
     loss = case.gradients(exact)
-    rounded_loss = rounded.gradients(case.x.astype(np.float32), targets, case.masks(), weights=weights)
-    assert rounded_loss == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    rounded_loss = rounded.gradients(x, targets, case.masks(), weights=weights)
+    assert rounded_loss == pytest.approx(loss, rel=1e-4, abs=1e-5)
     assert exact.gradient is not None
     assert rounded.gradient is not None
     assert rounded.gradient.dtype == np.float32
@@ -242,12 +147,17 @@ def test_weights_of_one_step_are_forgotten_in_the_next() -> None:
         assert np.array_equal(network.gradient, fresh.gradient)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
-@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
-def test_a_step_allocates_no_arrays(activation: Any, loss: Loss, dropout: float) -> None:
-    layers = tuple(Dense(units=units, activation=activation, dropout=dropout) for units in (9, 16))
-    case = make_case(NetworkShape(layers=layers), 8, 3, loss, rows=8192, seed=1, weighted=True)
+STEADY = [
+    *(("dropout", shape, loss) for name, shape in one_of_each() if name == "dropout-gelu" for loss in LOSSES),
+    *((name, shape, CrossEntropy()) for name, shape in one_of_each() if name.startswith(("residual", "dropout"))),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "loss"), [case[1:] for case in STEADY], ids=[f"{name}-{loss.kind}" for name, _, loss in STEADY]
+)
+def test_a_step_allocates_no_arrays(shape: NetworkShape, loss: Loss) -> None:
+    case = make_case(shape, 8, 3, loss, rows=8192, seed=1, weighted=True, embeddings=(Embedding(2, 5, 3),))
     weights = case.weights
     assert weights is not None
     network = case.network()
@@ -302,19 +212,23 @@ def test_no_rows_give_a_zero_gradient_and_no_loss() -> None:
 @given(cases(dropout=(0.0, 0.3)))
 def test_evaluation_and_prediction_agree_and_know_no_dropout(case: Case) -> None:
     network = case.network()
-    predictor = Predictor(case.shape, case.inputs, case.outputs, case.loss, case.parameters)
+    predictor = Predictor(case.shape, case.inputs, case.outputs, case.loss, case.parameters, case.embeddings)
     outputs = network.outputs(case.x)
     np.testing.assert_allclose(predictor.outputs(case.x), outputs, rtol=1e-12, atol=1e-12)
     weighted_loss = network.loss.forward(outputs, case.targets, case.weights)
-    assert weighted_loss == pytest.approx(float(oracle(case, [], [])(case.parameters)), rel=1e-12, abs=1e-12)
-    loss = network.loss.forward(outputs, case.targets)
+    expected = float(Oracle(case, with_dropout=False)(case.parameters))
+    assert weighted_loss == pytest.approx(expected, rel=1e-11, abs=1e-11)
     predicted = predictor.predict(case.x)
-    if case.loss.kind == "cross_entropy":
+    if isinstance(network.loss, ClassLoss):
         np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-12)
         chosen = predicted[np.arange(len(case.x)), case.targets]
-        assert -np.log(chosen).sum() == pytest.approx(loss, rel=1e-10, abs=1e-10)
+        log_loss = network.loss.log_loss(outputs, case.targets)
+        if chosen.min() > 1e-30:
+            assert -np.log(chosen).sum() == pytest.approx(log_loss, rel=1e-9, abs=1e-9)
+    elif case.loss.kind == "quantile":
+        np.testing.assert_array_equal(predicted, np.sort(outputs, axis=1))
     else:
-        np.testing.assert_array_equal(predicted, predictor.outputs(case.x))
+        np.testing.assert_allclose(predicted, np.exp(outputs) if case.loss.kind == "poisson" else outputs, rtol=1e-12)
 
 
 def test_threads_that_share_a_predictor_do_not_disturb_each_other() -> None:
@@ -431,47 +345,57 @@ def test_an_empty_layout_has_no_parameters() -> None:
 # Activations
 
 
-def run(operations: list[Operation]) -> None:
+def activate(name: str, z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """f(z) and f'(z)."""
+    activation = ACTIVATIONS[name](z.dtype)
+    output, scratch, derivative, gradient = z.copy(), np.empty_like(z), np.empty_like(z), np.ones_like(z)
     with quiet():
-        for operation in operations:
+        for operation in activation.forward(output, scratch, derivative):
             operation()
+        kept = derivative if activation.keeps_derivative else output
+        for operation in activation.backward(kept.copy(), gradient, scratch):
+            operation()
+    return output, gradient
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_stay_finite_far_from_zero(name: str, dtype: type[np.floating]) -> None:
-    z = np.array([-1e30, -1e4, -1000, -100, -89, 0, 89, 100, 1e4, 1e30], dtype)
-    activation = ACTIVATIONS[name](dtype)
-    out = np.empty_like(z)
-    run(activation.forward(z, out))
-    assert out.dtype == dtype
-    assert np.isfinite(out).all()
-    gradient = np.ones_like(z)
-    run(activation.backward(out, gradient, np.empty_like(z)))
+    z = np.array([-1e30, -1e10, -1e4, -1000, -100, -89, 0, 89, 100, 1e4, 1e10, 1e30], dtype)
+    output, gradient = activate(name, z)
+    assert output.dtype == dtype
+    assert np.isfinite(output).all()
     assert np.isfinite(gradient).all()
-    limits = {"sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, 1e30), "identity": (-1e30, 1e30)}
-    np.testing.assert_allclose(out[[0, -1]], limits[name], atol=1e-30, rtol=1e-6)
+    limits = {
+        "sigmoid": (0, 1),
+        "tanh": (-1, 1),
+        "elu": (-1, 1e30),
+        "leaky_relu": (-1e28, 1e30),
+        "identity": (-1e30, 1e30),
+    }
+    np.testing.assert_allclose(output[[0, -1]], limits.get(name, (0, 1e30)), atol=1e-30, rtol=1e-6)
+    slopes = {"sigmoid": (0, 0), "tanh": (0, 0), "leaky_relu": (0.01, 1), "identity": (1, 1)}
+    np.testing.assert_allclose(gradient[[0, -1]], slopes.get(name, (0, 1)), atol=1e-30, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_pass_on_what_is_no_number(name: str) -> None:
-    z = np.array([np.nan, -np.nan, 1.0])
-    run(ACTIVATIONS[name](np.float64).forward(z, z))
-    assert list(np.isnan(z)) == [True, True, False]
+    output, _ = activate(name, np.array([np.nan, -np.nan, 1.0]))
+    assert list(np.isnan(output)) == [True, True, False]
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_activations_work_in_place(name: str) -> None:
-    activation = ACTIVATIONS[name](np.float64)
+def test_what_an_activation_keeps_may_serve_as_its_scratch(name: str) -> None:
     z = np.random.default_rng(0).normal(size=(5, 3))
-    output, gradient = np.empty_like(z), np.ones_like(z)
-    run(activation.forward(z, output))
-    run(activation.backward(output, gradient, np.empty_like(z)))
-    same, same_gradient = z.copy(), np.ones_like(z)
-    run(activation.forward(same, same))
-    assert np.array_equal(same, output)
-    run(activation.backward(same, same_gradient, same))
-    assert np.array_equal(same_gradient, gradient)
+    activation = ACTIVATIONS[name](np.float64)
+    _, expected = activate(name, z)
+    output, derivative, gradient = z.copy(), np.empty_like(z), np.ones_like(z)
+    for operation in activation.forward(output, np.empty_like(z), derivative):
+        operation()
+    kept = derivative if activation.keeps_derivative else output
+    for operation in activation.backward(kept, gradient, scratch=kept):
+        operation()
+    assert np.array_equal(gradient, expected)
 
 
 # Dropout

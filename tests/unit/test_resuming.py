@@ -12,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.schemas import training
+from common.schemas.network import Dense, NetworkShape
+from common.schemas.optimizers import Adam, Optimizer, Sgd
 from tests.unit.training import SMALL, Cast, make_rows, make_task, train
 from worker.evaluator import pieces
 from worker.exact_sum import exact_parts
 from worker.task import Segment
 
-WIDE = training.NetworkShape(layers=(training.Dense(units=300, activation="tanh", dropout=0.25),))
-OPTIMIZERS: list[training.Optimizer] = [
-    training.Sgd(learning_rate=0.1),
-    training.Sgd(learning_rate=0.05, momentum=0.9),
-    training.Adam(learning_rate=0.01),
+WIDE = NetworkShape(layers=(Dense(units=300, activation="tanh", dropout=0.25),))
+OPTIMIZERS: list[Optimizer] = [
+    Sgd(learning_rate=0.1),
+    Sgd(learning_rate=0.05, momentum=0.9),
+    Adam(learning_rate=0.01),
 ]
 
 
@@ -44,7 +46,7 @@ def segments_of(cuts: set[int], steps: int, epochs: int, everything: range) -> l
 @given(data=st.data())
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "momentum", "adam"])
 def test_a_synchronous_training_resumed_at_any_step_has_the_same_bits(
-    optimizer: training.Optimizer, data: st.DataObject
+    optimizer: Optimizer, data: st.DataObject
 ) -> None:
     workers = data.draw(st.integers(1, 3), "workers")
     reproducible = data.draw(st.booleans(), "reproducible")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import NotFound
-from common.network.parameters import parameter_count
+from common.network.structure import parameter_count
 from common.schemas.datasets import Column, Dataset
 from common.schemas.models import Model
 from common.schemas.training import TrainingRequest
@@ -197,6 +197,46 @@ def test_a_constant_target_of_numbers_is_told_of() -> None:
     assert any("same value in every row" in warning for warning in found.warnings)
 
 
+def test_a_column_of_many_categories_is_embedded_and_the_request_shows_how() -> None:
+    dataset = a_dataset(columns=(number("length"), words("zip", 101, missing=1), words("few", 100), words("species")))
+    found = judge(dataset, network={"layers": [{"kind": "dense", "units": 2}]})
+    assert found.request is not None
+    assert set(found.request.columns) == {"zip"}
+    width = found.request.columns["zip"].width
+    assert width == 21
+    assert found.features == 1 + 1 + 100
+    assert found.parameters == 103 * width + (1 + 100 + width) * 2 + 2 + 2 * 3 + 3
+    again = resolved(dataset, **found.request.model_dump(mode="json", exclude={"dataset_id", "target"}))
+    assert again == found.request
+    plain = resolved(dataset, columns={"zip": {"encoding": "one_hot"}, "few": {"encoding": "embedding", "width": 5}})
+    assert plain.columns["zip"].encoding == "one_hot"
+    assert plain.columns["few"].width == 5
+
+
+def test_adamw_decays_unless_it_is_told_not_to() -> None:
+    assert resolved(optimizer="adamw").regularization.weight_decay == 0.01
+    assert resolved(optimizer="adamw", regularization={"weight_decay": 0.0}).regularization.weight_decay == 0
+    assert resolved(optimizer="adamw", regularization={"weight_decay": 0.3}).regularization.weight_decay == 0.3
+    assert resolved(optimizer="adam").regularization.weight_decay == 0
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "quantile", "poisson"])
+def test_every_loss_of_numbers_suits_a_target_of_numbers(loss: str) -> None:
+    request = resolved(target="length", loss=loss)
+    assert request.loss is not None
+    assert request.loss.kind == loss
+    outputs = 3 if loss == "quantile" else 1
+    found = judge(target="length", loss=loss, network={"layers": [{"kind": "dense", "units": 2}]})
+    assert found.parameters == 9 * 2 + 2 + (2 + 1) * outputs
+
+
+def test_counts_are_not_below_zero_and_not_all_zero() -> None:
+    for least, most, allowed in ((0.0, 5.0, True), (-1.0, 5.0, False), (0.0, 0.0, False)):
+        counts = number("visits", 30, integer=True).model_copy(update={"min": least, "max": most})
+        found = judge(a_dataset(columns=(*FLOWERS, counts)), target="visits", loss="poisson")
+        assert [fault.code for fault in found.faults] == ([] if allowed else ["unsuitable_loss"])
+
+
 # What is refused
 
 
@@ -214,6 +254,24 @@ def test_a_constant_target_of_numbers_is_told_of() -> None:
         ({"target": "wild", "task": "regression"}, [("/task", "unsuitable_target")]),
         ({"loss": "mse"}, [("/loss", "unsuitable_loss")]),
         ({"target": "length", "loss": "cross_entropy"}, [("/loss", "unsuitable_loss")]),
+        ({"target": "length", "loss": "quadratic"}, [("/loss", "unsuitable_loss")]),
+        ({"loss": "poisson"}, [("/loss", "unsuitable_loss")]),
+        ({"target": "length", "class_weights": "balanced"}, [("/class_weights", "unsuitable_weight")]),
+        ({"class_weights": {"a": 0}}, [("/class_weights", "unsuitable_weight")]),
+        ({"columns": {"nope": {"encoding": "one_hot"}}}, [("/columns/nope", "unknown_column")]),
+        ({"columns": {"length": {"encoding": "embedding"}}}, [("/columns/length", "unsuitable_column")]),
+        (
+            {"columns": {"colour": {"encoding": "one_hot", "width": 3}}},
+            [("/columns/colour/width", "unsuitable_column")],
+        ),
+        (
+            {"regularization": {"clip_norm": 1, "clip_value": 1}},
+            [("/regularization/clip_value", "conflicting_options")],
+        ),
+        (
+            {"regularization": {"max_norm": 1}, "cluster": {"servers": 2}},
+            [("/regularization/max_norm", "conflicting_options")],
+        ),
         ({"features": ["length", "species"]}, [("/features/1", "target_is_feature")]),
         ({"features": ["length", "length"]}, [("/features/1", "duplicate_feature")]),
         ({"features": ["M4RKER", "length"]}, [("/features/0", "unknown_column")]),

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from common.schemas import training
+from common.schemas.network import Dense, NetworkShape
+from common.schemas.optimizers import Sgd
 from tests.unit.training import SMALL, Cast, make_rows, make_task, train
 from worker.parameter_server import Pace, initial_parameters
 
-WIDE = training.NetworkShape(
-    layers=(training.Dense(units=300, activation="relu", dropout=0.2), training.Dense(units=20, activation="tanh"))
-)
+WIDE = NetworkShape(layers=(Dense(units=300, activation="relu", dropout=0.2), Dense(units=20, activation="tanh")))
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.3], ids=["", "clipped"])
@@ -50,7 +50,7 @@ def local(steps: int | str = "auto", momentum: float = 0.0) -> training.LocalSte
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "row weights"])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_one_local_step_of_sgd_is_the_synchronous_trajectory(workers: int, weighted: bool) -> None:
-    changes: dict[str, Any] = {"optimizer": training.Sgd(learning_rate=0.1)}
+    changes: dict[str, Any] = {"optimizer": Sgd(learning_rate=0.1)}
     synchronous, averaging = make_task(1, **changes), make_task(workers, synchrony=local(1), **changes)
     rows = make_rows(53, synchronous, weighted=weighted)
     np.testing.assert_allclose(
@@ -71,8 +71,8 @@ def test_moves_are_averaged_by_the_weight_of_their_rows_with_outer_momentum() ->
     task = make_task(
         2,
         synchrony=local(2, momentum=0.5),
-        optimizer=training.Sgd(learning_rate=0.1),
-        shape=training.NetworkShape(layers=(training.Dense(units=4, activation="tanh"),)),
+        optimizer=Sgd(learning_rate=0.1),
+        shape=NetworkShape(layers=(Dense(units=4, activation="tanh"),)),
         batch_size=20,
         shuffle=False,
     )
@@ -130,9 +130,7 @@ def test_a_number_of_local_steps_that_was_asked_for_is_kept() -> None:
 
 @pytest.mark.parametrize("nodes", [None, ["a", "b", "c"]], ids=["shared memory", "sockets"])
 def test_stale_gradients_are_all_applied_and_counted(nodes: list[str] | None) -> None:
-    task = make_task(
-        2, synchrony=training.BoundedStaleness(max_staleness=2), optimizer=training.Sgd(learning_rate=0.05)
-    )
+    task = make_task(2, synchrony=training.BoundedStaleness(max_staleness=2), optimizer=Sgd(learning_rate=0.05))
     rows = make_rows(160, task)
     trained = train(task, rows, 5, nodes)
     server = trained.servers[0]

@@ -12,10 +12,11 @@ from common.features.encoder import FeatureEncoder
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
 from common.learned import LearnedDocument, LearnedNetwork, output_of, width_of
-from common.network.parameters import parameter_count
 from common.network.saved import weights_to_bytes
+from common.network.structure import parameter_count
+from common.schemas.losses import CrossEntropy, Loss, MeanSquaredError
 from common.schemas.models import Lineage, Model
-from common.schemas.training import CrossEntropy, Dense, MeanSquaredError, NetworkShape
+from common.schemas.network import Dense, NetworkShape
 from common.store.models import StoredModel
 from tests.contract import LONG_AGO
 from worker.parameter_server import initial_parameters
@@ -41,14 +42,18 @@ NEW = FeatureEncoder(
 )
 
 
+def loss_of(target: Target) -> Loss:
+    return MeanSquaredError() if isinstance(target, NumberTarget) else CrossEntropy()
+
+
 def base_of(target: Target) -> StoredModel:
     document = LearnedDocument(
         network=SHAPE,
-        loss=MeanSquaredError() if isinstance(target, NumberTarget) else CrossEntropy(),
+        loss=loss_of(target),
         encoder=OLD.to_document(),
         target=target.to_document(),
     )
-    count = parameter_count(SHAPE, OLD.width, width_of(target))
+    count = parameter_count(SHAPE, OLD.width, width_of(target, loss_of(target)))
     weights = np.random.default_rng(3).normal(size=count).astype(np.float32)
     record = Model(
         id=new_id("mdl"),
@@ -72,11 +77,11 @@ def begun(base: StoredModel, target: Target) -> tuple[TrainingTask, Any, Learned
     task = TrainingTask(
         task="regression" if is_number else "classification",
         shape=SHAPE,
-        loss=MeanSquaredError() if is_number else CrossEntropy(),
+        loss=loss_of(target),
         optimizer={},  # type: ignore[arg-type]
         inputs=NEW.width,
-        outputs=width_of(target),
-        parameters=parameter_count(SHAPE, NEW.width, width_of(target)),
+        outputs=width_of(target, loss_of(target)),
+        parameters=parameter_count(SHAPE, NEW.width, width_of(target, loss_of(target))),
         batch_size=1,
         shuffle=True,
         seed=9,

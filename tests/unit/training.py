@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.network.metrics import MetricSums
-from common.network.parameters import parameter_count
-from common.schemas import training
+from common.network.structure import parameter_count
+from common.schemas.losses import CrossEntropy
+from common.schemas.network import Dense, NetworkShape
+from common.schemas.optimizers import Adam, Regularization
 from worker.channel.ends import NormEnd, Place, ServerEnd, Surroundings, WorkerEnd
 from worker.channel.sockets import KeyPair, Sockets
 from worker.evaluator import pieces
@@ -39,9 +41,7 @@ def arrays(rows: SharedRows) -> list[NDArray[Any] | None]:
     ]
 
 
-SMALL = training.NetworkShape(
-    layers=(training.Dense(units=7, activation="tanh", dropout=0.25), training.Dense(units=4))
-)
+SMALL = NetworkShape(layers=(Dense(units=7, activation="tanh", dropout=0.25), Dense(units=4)))
 
 
 @dataclass
@@ -56,17 +56,18 @@ class Rows:
     validation_weights: NDArray[Any] | None
 
 
-def make_task(workers: int, **changes: Any) -> TrainingTask:
+def make_task(workers: int, *, clip_norm: float | None = None, **changes: Any) -> TrainingTask:
     values: dict[str, Any] = {
         "task": "classification",
         "shape": SMALL,
-        "loss": training.CrossEntropy(),
-        "optimizer": training.Adam(learning_rate=0.01),
+        "loss": CrossEntropy(),
+        "optimizer": Adam(learning_rate=0.01),
         "batch_size": 16,
         "shuffle": True,
         "seed": 5,
         "dtype": "float64",
         "fence": os.urandom(16),
+        "regularization": Regularization(clip_norm=clip_norm),
         **changes,
     }
     outputs = CLASSES if values["task"] == "classification" else 1

@@ -73,6 +73,8 @@ class ServerEnd:
     def __init__(self, task: TrainingTask, shard: int, here: Surroundings, workers: Sequence[Place]) -> None:
         self._task, self._here, self._shard = task, here, shard
         self._span = task.shards[shard]
+        self.span = (self._span.start, self._span.stop)
+        """The range of the flat vector that the shard is."""
         self._size = self._span.stop - self._span.start
         self._dtype = np.dtype(task.dtype)
         # A worker that runs ahead must not see the server write: then each has an outlet of its own.
