@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from common.errors import StorageFull
 from common.identifiers import is_id
 from common.schemas.cluster import Node, SupervisorReport
-from common.schemas.datasets import Dataset
+from common.schemas.datasets import Column, Dataset
 from common.schemas.jobs import JobError
 from common.settings import Settings
 from common.store import keys
@@ -34,6 +34,7 @@ from service.middleware import KeyRing
 from service.routes.shared import Services
 from tests.contract import (
     FULL_FORM,
+    MIXED,
     a_model,
     a_progress,
     an_epoch,
@@ -390,7 +391,7 @@ def test_all_faults_of_a_request_come_at_once_each_with_its_pointer(api: TestCli
     assert sorted(refused(answer, 422, "invalid_request")) == [
         ("/cluster/servers", "out_of_range"),
         ("/features/1", "unknown_column"),
-        ("/loss", "not_supported_yet"),
+        ("/loss", "unsuitable_loss"),
         ("/name", "invalid_name"),
         ("/network/layers/0/activation", "unknown_choice"),
         ("/network/layers/0/units", "out_of_range"),
@@ -402,7 +403,7 @@ def test_all_faults_of_a_request_come_at_once_each_with_its_pointer(api: TestCli
     ]
     assert answer.json()["detail"] == "The request has 11 faults."
     messages = {fault["pointer"]: fault["message"] for fault in answer.json()["errors"]}
-    assert "relu, sigmoid, tanh" in messages["/network/layers/0/activation"]
+    assert "relu, leaky_relu, elu" in messages["/network/layers/0/activation"]
     assert "'classification' or 'regression'" in messages["/task"]
     assert api.get("/v1/jobs").json()["data"] == []
 
@@ -1034,11 +1035,13 @@ def test_the_description_has_examples_and_documents_every_problem(api: TestClien
 def test_the_examples_of_the_description_are_taken(api: TestClient, stores: Stores) -> None:
     schema = api.get("/openapi.json").json()
     examples = schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    dataset = create(stores)
+    price = Column(name="price", kind="numeric", missing=0, distinct=90, min=1.0, max=9.0)
+    words = [Column(name=name, kind="categorical", missing=0, distinct=2) for name in ("zip", "digit", "fraud")]
+    dataset = create(stores, columns=(*MIXED, price, *words))
     base = {"base_model_id": publish(stores).id}
     for example in examples.values():
         given = example["value"]
-        body = {**given, "dataset_id": dataset.id, "target": "species", **(base if "base_model_id" in given else {})}
+        body = {**given, "dataset_id": dataset.id, **(base if "base_model_id" in given else {})}
         answer = api.post("/v1/jobs", json=body)
         assert answer.status_code == 201, answer.text
 

@@ -97,10 +97,10 @@ def test_a_mistake_is_a_message_and_not_a_traceback(stack: RunningStack, argumen
 
 def test_faults_of_a_request_are_told_one_by_one(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.json"
-    more.write_text('{"optimizer": "nesterov", "training": {"epochs": 0}}')
+    more.write_text('{"optimizer": "lion", "training": {"epochs": 0}}')
     answer = chainrule(stack.url, "train", str(iris), "--target", "kind", "--request", str(more))
     assert answer.returncode == 1
-    assert "/optimizer: not supported yet; today: one of: sgd, adam" in answer.stderr
+    assert "/optimizer: must be one of: sgd, momentum, nesterov" in answer.stderr
     assert "/training/epochs: should be greater than or equal to 1" in answer.stderr
     assert "/target: the data set has no column of this name" in answer.stderr
 
