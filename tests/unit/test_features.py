@@ -25,6 +25,7 @@ from common.features.moments import mean_and_std
 from common.features.split import split_rows
 from common.features.table import Coded, StoredTable, Table, code_values
 from common.features.target import ClassTarget, NumberTarget, fit_target, target_from_document
+from common.network.embedding import Embedding
 from common.schemas.training import NoSplit, RandomSplit
 
 Cells = Sequence[object]
@@ -40,11 +41,16 @@ def table_of(columns: dict[str, tuple[FeatureKind, Cells]]) -> Table:
     }
 
 
-def fit(columns: dict[str, tuple[FeatureKind, Cells]], rows: Sequence[int] | None = None) -> FeatureEncoder:
+def fit(
+    columns: dict[str, tuple[FeatureKind, Cells]], rows: Sequence[int] | None = None, vector: int | None = None
+) -> FeatureEncoder:
+    """With a `vector`, every other column of texts is embedded."""
     table = table_of(columns)
     count = len(next(iter(table.values())))
     chosen = np.array(range(count) if rows is None else rows, np.intp)
-    return FeatureEncoder.fit(table, [(name, kind) for name, (kind, _) in columns.items()], chosen)
+    kinds = [(name, kind) for name, (kind, _) in columns.items()]
+    texts = [name for name, kind in kinds if kind == "categorical"]
+    return FeatureEncoder.fit(table, kinds, chosen, {} if vector is None else dict.fromkeys(texts[::2], vector))
 
 
 def faults_of(encoder: FeatureEncoder, instances: Sequence[object]) -> list[tuple[str, str]]:
@@ -298,14 +304,14 @@ def tables(draw: st.DrawFn) -> dict[str, tuple[FeatureKind, Cells]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(tables(), st.data())
+@given(tables(), st.sampled_from((None, 3)), st.data())
 def test_records_and_columns_give_the_same_bits_and_so_does_a_saved_encoder(
-    columns: dict[str, tuple[FeatureKind, Cells]], data: st.DataObject
+    columns: dict[str, tuple[FeatureKind, Cells]], vector: int | None, data: st.DataObject
 ) -> None:
     count = len(next(iter(columns.values()))[1])
     rows = data.draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
     try:
-        encoder = fit(columns, sorted(rows))
+        encoder = fit(columns, sorted(rows), vector)
         matrix = encoder.encode(table_of(columns))
     except Invalid as error:  # next to tiny deviations in training, other rows can be too far away
         assert {fault.code for fault in error.faults} == {"number_too_large"}  # noqa: PT017
@@ -320,6 +326,18 @@ def test_records_and_columns_give_the_same_bits_and_so_does_a_saved_encoder(
     assert restored.to_document() == encoder.to_document()
     assert restored.inputs == encoder.inputs
     np.testing.assert_array_equal(restored.encode(table_of(columns)), matrix)
+
+
+def test_an_embedded_column_becomes_the_numbers_of_its_categories() -> None:
+    cells: Cells = ["b", "a", None, "b", "z"]
+    encoder = fit({"x": ("numeric", [1.0, 2.0, 3.0, 4.0, 5.0]), "zip": ("categorical", cells)}, [0, 1, 2, 3], vector=4)
+    assert encoder.width == 2
+    assert encoder.embeddings == (Embedding(place=1, categories=4, width=4),)
+    matrix = encoder.encode(table_of({"x": ("numeric", [0.0] * 5), "zip": ("categorical", cells)}))
+    assert matrix[:, 1].tolist() == [1, 0, 2, 1, 3]
+    assert encoder.inputs[1].categories == ("a", "b")
+    without = fit({"zip": ("categorical", ["b", "a"])}, vector=4)
+    assert without.encode_records([[None], ["a"], ["?"]])[:, 0].tolist() == [2, 0, 2]  # a gap is as unknown
 
 
 @pytest.mark.parametrize(

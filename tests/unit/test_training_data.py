@@ -356,3 +356,45 @@ def test_a_long_set_takes_memory_for_some_columns_of_it(tmp_path: Path, other: P
     size, grown, _ = other.submit(grows_by, plan).result()
     assert size > 190_000_000
     assert grown < 6 * 8 * rows + 100_000_000
+
+
+@pytest.mark.parametrize("column", [None, "w"])
+def test_class_weights_multiply_those_of_the_rows(tmp_path: Path, column: str | None) -> None:
+    frame = pl.DataFrame({"x": range(40), "w": [1.0, 3.0] * 20, "y": ["rare"] * 10 + ["common"] * 30})
+    dataset = stored(frame, tmp_path)
+    weigh = {} if column is None else {"weight_column": column}
+    made = {}
+    for name, weights in (("none", None), ("balanced", "balanced"), ("given", {"rare": 5.0})):
+        request: dict[str, Any] = {**weigh, "class_weights": weights, "features": ["x"]}
+        prepared = preparation(dataset, "classification", tmp_path, **request).prepare()
+        made[name] = [None if array is None else array.copy() for array in arrays(prepared.data)]
+        prepared.data.close()
+    plain, balanced, given_ = (made[name] for name in ("none", "balanced", "given"))
+    training_codes = plain[1]
+    assert training_codes is not None
+    shares = len(training_codes) / (2 * np.bincount(training_codes))
+    for targets, which in ((1, 2), (4, 5)):
+        codes, before = plain[targets], plain[which]
+        assert codes is not None
+        if before is None:
+            before = np.ones(len(codes), np.float32)
+        for found, factors in ((balanced[which], shares), (given_[which], np.array([1.0, 5.0]))):
+            assert found is not None
+            np.testing.assert_allclose(found, before * factors[codes], rtol=1e-6)
+
+
+def test_a_weight_for_a_class_that_is_none_is_told(tmp_path: Path) -> None:
+    dataset = stored(pl.DataFrame({"x": range(8), "y": ["a", "b"] * 4}), tmp_path)
+    with pytest.raises(BadData, match="class_weights names c, which is no class"):
+        preparation(dataset, "classification", tmp_path, class_weights={"c": 2.0}).prepare()
+
+
+def test_counts_keep_their_zero_and_none_may_be_below_it(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": range(20), "y": [0, 1, 2, 5] * 5, "below": [-1, 1, 2, 5] * 5})
+    dataset = stored(frame, tmp_path)
+    request: dict[str, Any] = {"loss": "poisson", "features": ["x"], "validation": "none"}
+    prepared = preparation(dataset, "regression", tmp_path, **request).prepare()
+    np.testing.assert_allclose(prepared.data.targets[:, 0], np.array([0, 1, 2, 5] * 5) / 2)
+    prepared.data.close()
+    with pytest.raises(BadData, match="below zero"):
+        preparation(dataset, "regression", tmp_path, target="below", **request).prepare()

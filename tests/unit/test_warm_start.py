@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.features.columns import OneHot, Scaled
+from common.features.columns import Embedded, OneHot, Scaled
 from common.features.encoder import FeatureEncoder
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
 from common.learned import LearnedDocument, LearnedNetwork, output_of, width_of
 from common.network.saved import weights_to_bytes
 from common.network.structure import parameter_count
-from common.schemas.losses import CrossEntropy, Loss, MeanSquaredError
+from common.schemas.losses import CrossEntropy, Loss, MeanSquaredError, Poisson, Quantile
 from common.schemas.models import Lineage, Model
 from common.schemas.network import Dense, NetworkShape
 from common.store.models import StoredModel
@@ -139,6 +140,66 @@ def test_a_new_class_begins_as_a_fresh_one_and_leaves_the_others_in_their_order(
     outputs = -3 * (5 + 1)  # the output layer, three units of five weights and a bias
     fresh = initial_parameters(task)[outputs:]
     np.testing.assert_array_equal(start[outputs:-3].reshape(5, 3)[:, 2], fresh[:-3].reshape(5, 3)[:, 2])
+
+
+def embedded(categories: tuple[str, ...], *, missing: bool) -> FeatureEncoder:
+    return FeatureEncoder(
+        [
+            Embedded(name="zip", kind="categorical", categories=categories, missing=missing, vector=3),
+            Scaled(name="length", kind="numeric", mean=5.0, scale=2.0),
+        ]
+    )
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError(), Poisson(), Quantile(quantiles=(0.2, 0.8))], ids=lambda s: s.kind)
+def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(loss: Loss) -> None:
+    old_encoder, encoder = embedded(("a", "b", "c"), missing=True), embedded(("b", "c", "d"), missing=False)
+    counts = loss.kind == "poisson"
+    old_target, target = (NumberTarget(mean=0.0 if counts else mean, scale=scale) for mean, scale in ((9, 3), (-1, 7)))
+    outputs = width_of(target, loss)
+    count = parameter_count(SHAPE, 2, outputs, old_encoder.embeddings)
+    document = LearnedDocument(
+        network=SHAPE, loss=loss, encoder=old_encoder.to_document(), target=old_target.to_document()
+    )
+    weights = weights_to_bytes(0.3 * np.random.default_rng(3).normal(size=count).astype(np.float32))
+    base = StoredModel(base_of(old_target).record, document.model_dump(mode="json"), weights)
+    task = TrainingTask(
+        task="regression",
+        shape=SHAPE,
+        loss=loss,
+        optimizer={},  # type: ignore[arg-type]
+        inputs=2,
+        outputs=outputs,
+        parameters=parameter_count(SHAPE, 2, outputs, encoder.embeddings),
+        batch_size=1,
+        shuffle=True,
+        seed=9,
+        workers=1,
+        fence=b"",
+        embeddings=encoder.embeddings,
+    )
+    start = warm_start(base, task, encoder, target)
+    new = LearnedDocument(network=SHAPE, loss=loss, encoder=encoder.to_document(), target=target.to_document())
+    after = LearnedNetwork.load(new.model_dump(mode="json"), weights_to_bytes(start))
+    before = LearnedNetwork.load(base.document, base.weights)
+    known = [{"zip": name, "length": 4.0} for name in ("b", "c", "never seen")]
+    for mine, theirs in zip(after.predict(known), before.predict(known), strict=True):
+        assert mine.value == pytest.approx(theirs.value, rel=1e-4, abs=1e-4)
+        assert (mine.quantiles or {}) == pytest.approx(theirs.quantiles or {}, rel=1e-4, abs=1e-4)
+    (fresh,), (unknown,) = after.predict([{"zip": "d", "length": 4.0}]), before.predict([known[-1]])
+    assert fresh.value == pytest.approx(unknown.value, rel=1e-4, abs=1e-4)
+
+
+def test_outputs_of_another_loss_begin_anew_and_so_does_a_first_layer_that_is_no_dense_one() -> None:
+    base = base_of(NumberTarget(mean=0.0, scale=1.0))
+    task, start, _ = begun(base, NumberTarget(mean=0.0, scale=1.0))
+    other = replace(task, loss=Poisson())
+    outputs = slice(-(5 + 1), None)
+    fresh = initial_parameters(other)
+    changed = warm_start(base, other, NEW, NumberTarget(mean=0.0, scale=1.0))
+    np.testing.assert_array_equal(changed[outputs], fresh[outputs])
+    assert not np.array_equal(start[outputs], fresh[outputs])
+    np.testing.assert_array_equal(changed[: outputs.start], start[: outputs.start])
 
 
 def test_a_category_that_the_model_never_saw_begins_as_an_unknown_one() -> None:
