@@ -209,12 +209,16 @@ def _watch(client: ApiClient, job_id: str, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+_PATIENCE_SECONDS = 120.0
+"""A stack that is started again is there long before."""
+
+
 def follow(client: ApiClient, job_id: str, console: Console, *, silent: bool = False) -> dict[str, Any]:
     """Shows a job's progress until it has ended; the job."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=console, disable=silent) as bar:
         task = bar.add_task("queued", total=1.0, line="")
-        for job in client.follow(job_id):
+        for job in client.follow(job_id, patience=_PATIENCE_SECONDS):
             if job["progress"]:
                 bar.update(task, completed=job["progress"]["fraction"], line=progress_line(job))
             bar.update(task, description=job["state"])

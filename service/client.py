@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +17,15 @@ from common.lifecycle import TERMINAL
 FORMATS = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
 _WAIT_SECONDS = 25
 """For a change, in one request."""
+_RETRY_SECONDS = 0.5
 
 
 class ApiError(Exception):
     """The API refused, or did not answer; the message says why, fault by fault."""
+
+
+class Unreachable(ApiError):
+    """The API, or the store behind it, does not answer just now."""
 
 
 class ApiClient:
@@ -46,16 +55,17 @@ class ApiClient:
         """One request; its answer as Python values, None for an empty one.
 
         Raises:
-            ApiError: the answer is a problem, or there is none.
+            Unreachable: there is no answer.
+            ApiError: the answer is a problem.
 
         """
         try:
             answer = self._request(method, path, **options)
         except httpx2.TransportError as error:
-            raise ApiError(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
+            raise Unreachable(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
         if answer.is_success:
             return answer.json() if answer.content else None
-        raise ApiError(_explain(answer))
+        raise (Unreachable if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else ApiError)(_explain(answer))
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
@@ -97,8 +107,11 @@ class ApiClient:
         """A job as it stands."""
         return dict(self.call("GET", f"/v1/jobs/{job_id}"))
 
-    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job as it stands, whenever it has changed, the last time when it has ended."""
+    def follow(self, job_id: str, patience: float = 0.0) -> Iterator[dict[str, Any]]:
+        """The job as it stands, whenever it has changed, the last time when it has ended.
+
+        Where the API stops answering on the way, it is asked again for `patience` seconds.
+        """
         job = self.job(job_id)
         while True:
             yield job
@@ -107,7 +120,19 @@ class ApiClient:
             revision = job["revision"]
             while job["revision"] == revision:
                 parameters = {"wait": _WAIT_SECONDS, "revision": revision}
-                job = dict(self.call("GET", f"/v1/jobs/{job_id}", params=parameters))
+                job = self._insist(partial(self.call, "GET", f"/v1/jobs/{job_id}", params=parameters), patience)
+
+    @staticmethod
+    def _insist(call: Callable[[], Any], patience: float) -> dict[str, Any]:
+        until: float | None = None
+        while True:
+            try:
+                return dict(call())
+            except Unreachable:
+                until = until or time.monotonic() + patience
+                if time.monotonic() >= until:
+                    raise
+                threading.Event().wait(_RETRY_SECONDS)
 
     def predict(self, reference: str, instances: list[Any]) -> dict[str, Any]:
         """Predicts instances with a model."""

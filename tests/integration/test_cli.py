@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from sklearn.datasets import load_iris
 
 from tests.conftest import RunningStack, start_stack
-from tests.integration.data import as_csv, await_epochs, endless, upload_noise
+from tests.integration.data import as_csv, await_epochs, endless, insistently, upload_noise
 
 pytestmark = pytest.mark.integration
 
@@ -74,6 +76,22 @@ def test_a_running_job_is_watched_and_cancelled(stack: RunningStack) -> None:
     watched = chainrule(stack.url, "watch", job_id)
     assert watched.returncode == 1
     assert "cancelled" in watched.stdout
+
+
+def test_a_job_is_watched_through_a_restart_of_the_api(stack: RunningStack) -> None:
+    job_id = stack.client.submit(endless(upload_noise(stack.client)))["id"]
+    await_epochs(stack.client, job_id, 1)
+    command = [sys.executable, "-P", "-m", "service.cli", "watch", job_id]
+    variables = {**os.environ, "CHAINRULE_URL": stack.url}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as watch:
+        while not psutil.Process(watch.pid).net_connections():  # until it asks
+            threading.Event().wait(0.02)
+        api = next(p for p in psutil.Process(stack.process.pid).children() if "service" in p.cmdline())
+        api.kill()
+        insistently(lambda: stack.client.call("POST", f"/v1/jobs/{job_id}/cancel"))
+        said, _ = watch.communicate(timeout=60)
+    assert watch.returncode == 1
+    assert "cancelled" in said
 
 
 @pytest.mark.parametrize(
