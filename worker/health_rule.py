@@ -38,7 +38,8 @@ class HealthRule:
         last = list(norms.values())[-1] if norms else 0.0
         for name, norm in norms.items():
             first = self._first.setdefault(name, norm)
-            if 0 < norm < _VANISHED * last:
+            # Of an embedding only the vectors of a batch's categories have gradients: it may well be short.
+            if 0 < norm < _VANISHED * last and not name.startswith("embedding"):
                 yield (
                     f"vanishing {name}",
                     f"The gradients of {name} are {last / norm:,.0f} times smaller than those of the output layer: they "

@@ -77,6 +77,7 @@ class Bench:
         self._contenders: Sequence[Contender] = ()
         self._rows: list[Rows] = []
         self._engine_rows: list[Rows] = []
+        self._compared = ""
         self._race: Race | None = None
 
     def run(self, folder: Path, contenders: Sequence[Contender]) -> None:
@@ -111,6 +112,7 @@ class Bench:
                 shape = replace(shape, seconds=0.3) if quick else shape
                 self._engine_rows.append(prepare(shape, folder / f"engine{number}"))
             throughput.measure(self._recorder, engines, self._engine_rows, self._rounds)
+            self._compared = engine.compare_trajectories(say)
 
     def report(self) -> None:
         """Prints the tables, and writes the files that were asked for."""
@@ -130,7 +132,7 @@ class Bench:
         if self._race is not None:
             sheets += time_to_accuracy.sheets(measurements, self._contenders, self._race)
         if self._engine_rows:
-            sheets += engine.sheets(measurements, self._engine_rows)
+            sheets += engine.sheets(measurements, self._engine_rows, self._compared)
         return sheets
 
     def _write_json(self) -> None:

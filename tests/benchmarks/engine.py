@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.benchmarks.contender import Contender, Say
-from tests.benchmarks.environments import SCIKIT_LEARN, TORCH
+from tests.benchmarks.contender import Contender, NotAvailable, Say
+from tests.benchmarks.environments import ROOT, SCIKIT_LEARN, TORCH, python_of
 from tests.benchmarks.measurement import Measurement, Spread, spread
 from tests.benchmarks.peer import Peer
 from tests.benchmarks.report import Sheet, span
 from tests.benchmarks.shapes import Rows
 from tests.benchmarks.throughput import Ratio, rates, ratio
 
+TRAJECTORIES = ROOT / "tests" / "unit" / "trajectories"
 LEAST, MEAN = 1.0, 2.2
 OVER_FORWARD = 3.0
 OVER_TORCH = Ratio("engine ÷ PyTorch", "engine", ("engine-torch",))
@@ -45,7 +48,33 @@ def contenders(say: Say, alone: Callable[[], None]) -> list[Contender]:
     ]
 
 
-def sheets(measurements: Sequence[Measurement], rows: Sequence[Rows]) -> list[Sheet]:
+def compare_trajectories(say: Say) -> str:
+    """Whether PyTorch's optimizers and schedules still move as the tests have it on record; in words."""
+    record = TRAJECTORIES / "torch.json"
+    try:
+        python = python_of(TORCH, say)
+    except NotAvailable as error:
+        return f"Trajectories were not compared: {error}."
+    done = subprocess.run([python, "-P", TRAJECTORIES / "record.py"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "Trajectories were not compared: the script that records them failed."
+    found, recorded = (_numbers(json.loads(text)) for text in (done.stdout, record.read_text()))
+    if len(found) != len(recorded):
+        return "Trajectories: PyTorch's are others than those on record."
+    apart = max(abs(a - b) for a, b in zip(found, recorded, strict=True))
+    return f"Trajectories: PyTorch's optimizers and schedules, run now, differ from those on record by {apart:.1e} at most."
+
+
+def _numbers(node: Any) -> list[float]:
+    """All numbers of a document, in order."""
+    if isinstance(node, dict):
+        return [number for key in sorted(node) for number in _numbers(node[key])]
+    if isinstance(node, list):
+        return [number for item in node for number in _numbers(item)]
+    return [float(node)] if isinstance(node, int | float) else []
+
+
+def sheets(measurements: Sequence[Measurement], rows: Sequence[Rows], compared: str) -> list[Sheet]:
     """One table: a line for each network, and the geometric means."""
     lines = [_line(measurements, one.shape.name) for one in rows]
     means = [_mean(measurements, rows, wanted) for wanted in (OVER_TORCH, OVER_SCIKIT_LEARN)]
@@ -54,7 +83,7 @@ def sheets(measurements: Sequence[Measurement], rows: Sequence[Rows]) -> list[Sh
     aims = (
         f"Aims: nowhere below {LEAST:g}; geometric mean over PyTorch at least {MEAN}; forward and backward at most {OVER_FORWARD:g}.",
     )
-    return [Sheet("One process, one BLAS thread each", columns, lines, (*aims, *REMARKS))]
+    return [Sheet("One process, one BLAS thread each", columns, lines, (*aims, *REMARKS, compared))]
 
 
 def summary(measurements: Sequence[Measurement], rows: Sequence[Rows]) -> dict[str, Any]:
