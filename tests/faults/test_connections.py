@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from common.store.stores import Stores
-from service.client import ApiClient
+from service.client import ApiClient, Unreachable
 from tests.conftest import start_api
 from tests.contract import submit
 from tests.faults.breaking import connection, eventually
@@ -33,11 +33,11 @@ class Api:
     url: str
 
     def answers(self) -> bool:
-        """Whether a new caller is answered."""
+        """Whether a new caller is answered, and not cut off among those who make room."""
         try:
             with closing(ApiClient(self.url)) as client:
                 return bool(client.call("GET", "/healthz") == {"status": "ok"})
-        except OSError:
+        except Unreachable:
             return False
 
 
