@@ -328,7 +328,12 @@ def test_a_job_whose_rows_take_long_to_make_is_cancelled_at_once(stack: RunningS
     columns = np.array([[f"{value:x}" for value in row] for row in random.integers(0, 900, (6000, 30))])
     wide = upload(stack.client, "wide", columns, random.integers(0, 3, 6000).tolist())  # becomes 27,000 columns
     job_id = stack.client.submit(
-        {"dataset_id": wide, "target": "target", "network": {"layers": [{"kind": "dense", "units": 4}]}}
+        {
+            "dataset_id": wide,
+            "target": "target",
+            "columns": {f"x{i}": {"encoding": "one_hot"} for i in range(30)},
+            "network": {"layers": [{"kind": "dense", "units": 4}]},
+        }
     )["id"]
     await_job(stack.client, job_id, lambda job: job["state"] == "starting")
     stack.client.call("POST", f"/v1/jobs/{job_id}/cancel")
