@@ -127,11 +127,7 @@ def _check_base(request: TrainingRequest, base: Model, found: Assessment) -> Non
 
 def _skeleton(shape: NetworkShape) -> list[object]:
     """What two networks must have in common for one to begin with the other's weights."""
-    found: list[object] = []
-    for layer in shape.layers:
-        document = layer.model_dump(exclude={"dropout": True, "layers": {"__all__": {"dropout"}}})
-        found.append(document)
-    return found
+    return [layer.model_dump(exclude={"dropout": True, "layers": {"__all__": {"dropout"}}}) for layer in shape.layers]
 
 
 def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | None:

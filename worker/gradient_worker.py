@@ -250,6 +250,7 @@ class ReproducibleWorker(GradientWorker):
                     loss = self._compute(batch)
                     weights[leaf] = batch.weight if math.isfinite(loss) else math.nan
                     self._add(place, self._end.gradient[slot], is_last=place == node.size - 1)
+                self._weight = float(weights[node.start : node.start + node.size].sum())  # of the sum in `_leaf`
             self._push()
 
     def _add(self, place: int, out: Vector, *, is_last: bool) -> None:

@@ -227,7 +227,32 @@ class Momentum(Optimizer):
         ]
 
 
-class Adagrad(Optimizer):
+class _OverRoot(Optimizer):
+    """The gradient over the root of a decaying sum of its squares; how that decays makes the difference."""
+
+    def _make_state(self) -> None:
+        self._squares = np.zeros(self.size, self._dtype)
+        self._decay, self._epsilon = self._number(), self._number()
+
+    @property
+    def _kept(self) -> dict[str, Floats]:
+        return {"squares": self._squares}
+
+    def _update(self, parameters: Floats, gradient: Floats, block: slice, scratch: Floats) -> list[Operation]:
+        squares = self._squares[block]
+        return [
+            partial(np.multiply, squares, self._decay, squares),
+            partial(np.multiply, gradient, gradient, scratch),
+            partial(np.add, squares, scratch, squares),
+            partial(np.sqrt, squares, scratch),
+            partial(np.add, scratch, self._epsilon, scratch),
+            partial(np.divide, gradient, scratch, scratch),
+            partial(np.multiply, scratch, self._rate, scratch),
+            partial(np.subtract, parameters, scratch, parameters),
+        ]
+
+
+class Adagrad(_OverRoot):
     """Adagrad (Duchi, Hazan and Singer, JMLR 2011): s = s + g^2; p = p - learning_rate g / (sqrt(s) + epsilon).
 
     Kept is s / scale^2.
@@ -237,31 +262,10 @@ class Adagrad(Optimizer):
         self._spec = spec
         super().__init__(parameters, gradient, **options)
 
-    def _make_state(self) -> None:
-        self._sum = np.zeros(self.size, self._dtype)
-        self._conversion, self._epsilon = self._number(), self._number()
-
-    @property
-    def _kept(self) -> dict[str, Floats]:
-        return {"sum": self._sum}
-
     def _begin(self, scale: float, conversion: float, learning_rate: float) -> None:
-        self._conversion.fill(conversion**2)
+        self._decay.fill(conversion**2)
         self._epsilon.fill(self._spec.epsilon / scale)
         self._rate.fill(learning_rate)
-
-    def _update(self, parameters: Floats, gradient: Floats, block: slice, scratch: Floats) -> list[Operation]:
-        total = self._sum[block]
-        return [
-            partial(np.multiply, total, self._conversion, total),
-            partial(np.multiply, gradient, gradient, scratch),
-            partial(np.add, total, scratch, total),
-            partial(np.sqrt, total, scratch),
-            partial(np.add, scratch, self._epsilon, scratch),
-            partial(np.divide, gradient, scratch, scratch),
-            partial(np.multiply, scratch, self._rate, scratch),
-            partial(np.subtract, parameters, scratch, parameters),
-        ]
 
 
 class Adadelta(Optimizer):
@@ -313,7 +317,7 @@ class Adadelta(Optimizer):
         ]
 
 
-class RmsProp(Optimizer):
+class RmsProp(_OverRoot):
     """RMSProp (Tieleman and Hinton, 2012, lecture 6e): s = rho s + (1 - rho) g^2; p = p - learning_rate g / (sqrt(s) + epsilon).
 
     Kept is s / (1 - rho) / scale^2.
@@ -323,32 +327,11 @@ class RmsProp(Optimizer):
         self._spec = spec
         super().__init__(parameters, gradient, **options)
 
-    def _make_state(self) -> None:
-        self._squares = np.zeros(self.size, self._dtype)
-        self._decay, self._epsilon = self._number(), self._number()
-
-    @property
-    def _kept(self) -> dict[str, Floats]:
-        return {"squares": self._squares}
-
     def _begin(self, scale: float, conversion: float, learning_rate: float) -> None:
         root = math.sqrt(1 - self._spec.rho)
         self._decay.fill(self._spec.rho * conversion**2)
         self._epsilon.fill(self._spec.epsilon / (scale * root))
         self._rate.fill(learning_rate / root)
-
-    def _update(self, parameters: Floats, gradient: Floats, block: slice, scratch: Floats) -> list[Operation]:
-        squares = self._squares[block]
-        return [
-            partial(np.multiply, squares, self._decay, squares),
-            partial(np.multiply, gradient, gradient, scratch),
-            partial(np.add, squares, scratch, squares),
-            partial(np.sqrt, squares, scratch),
-            partial(np.add, scratch, self._epsilon, scratch),
-            partial(np.divide, gradient, scratch, scratch),
-            partial(np.multiply, scratch, self._rate, scratch),
-            partial(np.subtract, parameters, scratch, parameters),
-        ]
 
 
 class Adam(Optimizer):

@@ -147,7 +147,7 @@ class Gelu(_DerivativeKept):
     is_rectifier = True
 
     def forward(self, z: Floats, scratch: Floats, derivative: Floats | None) -> list[Operation]:
-        """Z h, where h = (1 + tanh(c z + 0.044715 c z^3)) / 2."""
+        """f(z) = z h, where h = (1 + tanh(c z + 0.044715 c z^3)) / 2."""
         c = math.sqrt(2 / math.pi)
         half = self._constant(0.5)
         operations: list[Operation] = [partial(np.multiply, z, z, scratch)]
@@ -190,7 +190,7 @@ class Silu(_DerivativeKept):
     is_rectifier = True
 
     def forward(self, z: Floats, scratch: Floats, derivative: Floats | None) -> list[Operation]:
-        """Z s, where s = 1 / (1 + exp(-z)); its derivative is s + z s (1 - s)."""
+        """f(z) = z s, where s = 1 / (1 + exp(-z)); its derivative is s + z s (1 - s)."""
         operations: list[Operation] = [
             partial(np.negative, z, scratch),
             partial(np.exp, scratch, scratch),

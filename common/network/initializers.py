@@ -57,10 +57,11 @@ _SHARE = 0.1
 
 
 class Drawn(Initializer):
-    """The weights of all layers drawn in one way; biases start at zero."""
+    """The weights of all layers drawn in one way; biases from a normal distribution, or zero."""
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, bias_deviation: float = 0.0) -> None:
         self._draw = draw
+        self._bias_deviation = bias_deviation
 
     def fill(
         self,
@@ -71,29 +72,9 @@ class Drawn(Initializer):
         is_rectified: bool,  # noqa: ARG002
         place: Place,  # noqa: ARG002
     ) -> None:
-        """The same for every layer."""
+        """The same for every layer: weights first, then the bias."""
         weights[...] = self._draw(generator, *weights.shape)
-        bias.fill(0)
-
-
-class Normal(Initializer):
-    """Weights and biases of all layers from a normal distribution of mean 0."""
-
-    def __init__(self, deviation: float) -> None:
-        self._deviation = deviation
-
-    def fill(
-        self,
-        weights: Floats,
-        bias: Floats,
-        generator: np.random.Generator,
-        *,
-        is_rectified: bool,  # noqa: ARG002
-        place: Place,  # noqa: ARG002
-    ) -> None:
-        """Weights first, then the bias."""
-        weights[...] = generator.normal(0, self._deviation, weights.shape)
-        bias[...] = generator.normal(0, self._deviation, bias.shape)
+        bias[...] = generator.normal(0, self._bias_deviation, bias.shape) if self._bias_deviation else 0
 
 
 def he_normal(generator: np.random.Generator, inputs: int, units: int) -> NDArray[np.float64]:
@@ -168,5 +149,6 @@ def make_initializer(spec: schema.Initializer | None) -> Initializer:
     if spec is None:
         return Balanced()
     if isinstance(spec, schema.NormalWeights):
-        return Normal(spec.deviation)
+        deviation = spec.deviation
+        return Drawn(lambda generator, *shape: generator.normal(0, deviation, shape), bias_deviation=deviation)
     return Drawn(DRAWS[spec.kind])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,9 +17,7 @@ MAX_PIECES = 16
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "maxout", "identity"]
-_activation = word(
-    ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "maxout", "identity"), ()
-)
+_activation = word(get_args(Activation), ())
 
 
 class Dense(Record):
@@ -70,21 +69,18 @@ Layer = Annotated[
 ]
 
 
+Draw = Literal[
+    "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform", "orthogonal"
+]
+
+
 class DrawnWeights(Record):
     """The weights of all layers drawn by one rule; biases start at zero.
 
     He et al. (ICCV 2015), Glorot and Bengio (AISTATS 2010), LeCun et al. (1998), Saxe et al. (ICLR 2014).
     """
 
-    kind: Literal[
-        "he_normal",
-        "he_uniform",
-        "glorot_normal",
-        "glorot_uniform",
-        "lecun_normal",
-        "lecun_uniform",
-        "orthogonal",
-    ]
+    kind: Draw
 
 
 class NormalWeights(Record):
@@ -94,19 +90,8 @@ class NormalWeights(Record):
     deviation: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
-Initializer = Annotated[DrawnWeights | NormalWeights, Field(discriminator="kind")]
-_initializer = choice(
-    (
-        "he_normal",
-        "he_uniform",
-        "glorot_normal",
-        "glorot_uniform",
-        "lecun_normal",
-        "lecun_uniform",
-        "orthogonal",
-        "normal",
-    )
-)
+Initializer = Annotated[DrawnWeights | NormalWeights, Discriminator("kind")]
+_initializer = choice((*get_args(Draw), "normal"))
 
 
 class NetworkShape(Record):
@@ -147,11 +132,16 @@ class NetworkShape(Record):
     @property
     def units(self) -> int:
         """Of all layers together."""
-        inner = [inner for layer in self.layers for inner in (layer.layers if isinstance(layer, Residual) else [layer])]
-        return sum(layer.width_of_sums for layer in inner if isinstance(layer, Dense))
+        return sum(layer.width_of_sums for layer in self._dense_layers())
 
     @property
     def has_dropout(self) -> bool:
         """Whether a training step draws masks."""
-        inner = [inner for layer in self.layers for inner in (layer.layers if isinstance(layer, Residual) else [layer])]
-        return bool(self.input_dropout) or any(isinstance(layer, Dense) and layer.dropout for layer in inner)
+        return bool(self.input_dropout) or any(layer.dropout for layer in self._dense_layers())
+
+    def _dense_layers(self) -> Iterator[Dense]:
+        """Those inside of residual blocks too."""
+        for layer in self.layers:
+            for one in layer.layers if isinstance(layer, Residual) else (layer,):
+                if isinstance(one, Dense):
+                    yield one

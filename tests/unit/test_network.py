@@ -474,6 +474,42 @@ def test_initial_weights_have_the_papers_variance_and_the_output_a_hundredth_of_
     assert not views["layer1.bias"].any()
 
 
+VARIANCES = {
+    "he": (2 / 300, 2 / 200),
+    "glorot": (2 / 500, 2 / 250),
+    "lecun": (1 / 300, 1 / 200),
+}
+
+
+@pytest.mark.parametrize("form", ["normal", "uniform"])
+@pytest.mark.parametrize("rule", sorted(VARIANCES))
+def test_an_initializer_that_is_asked_for_draws_all_layers_with_its_papers_variance(rule: str, form: str) -> None:
+    views = initialized({"kind": f"{rule}_{form}"})
+    for layer, expected in enumerate(VARIANCES[rule]):
+        weights = views[f"layer{layer}.weights"]
+        assert abs(weights.mean()) < 5 * (expected / weights.size) ** 0.5
+        assert weights.var() == pytest.approx(expected, rel=5 * (2 / weights.size) ** 0.5)
+        assert (np.abs(weights).max() <= (3 * expected) ** 0.5) == (form == "uniform")
+        assert not views[f"layer{layer}.bias"].any()
+
+
+def test_orthogonal_weights_have_orthonormal_columns_and_normal_ones_their_deviation_in_biases_too() -> None:
+    views = initialized({"kind": "orthogonal"})
+    for layer in (0, 1):
+        weights = views[f"layer{layer}.weights"]
+        np.testing.assert_allclose(weights.T @ weights, np.eye(weights.shape[1]), atol=1e-12)
+    views = initialized({"kind": "normal", "deviation": 3.0})
+    for numbers in views.values():
+        assert numbers.std() == pytest.approx(3, rel=5 / (2 * numbers.size) ** 0.5)
+
+
+def initialized(initializer: dict[str, Any]) -> dict[str, Any]:
+    shape = NetworkShape.model_validate({"layers": [{"kind": "dense", "units": 200}], "initializer": initializer})
+    vector = np.full(parameter_count(shape, 300, 50), np.nan)
+    initialize(shape, 300, 50, np.random.default_rng(0), vector)
+    return dict(network_layout(shape, 300, 50).views(vector))
+
+
 def test_initial_weights_do_not_depend_on_the_dtype() -> None:
     shape = NetworkShape(layers=(Dense(units=7), Dense(units=5, activation="tanh")))
     exact = np.empty(parameter_count(shape, 6, 3))

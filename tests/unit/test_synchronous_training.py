@@ -206,6 +206,15 @@ def test_the_health_of_each_layer_is_that_of_the_last_batch_and_of_the_epochs_wa
     assert health[1].dead is not None
 
 
+def test_a_reproducible_sum_of_parts_has_the_gradient_norm_of_the_whole_batch() -> None:
+    found = []
+    for reproducible in (False, True):
+        task = make_task(1, batch_size=53, reproducible=reproducible)
+        trained = train(task, make_rows(53, task), 1)
+        found.append([layer.gradient_norm for layer in merge(trained.epochs[-1][0].health)])
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     rows=st.integers(1, 40),

@@ -190,7 +190,7 @@ def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(l
     assert fresh.value == pytest.approx(unknown.value, rel=1e-4, abs=1e-4)
 
 
-def test_outputs_of_another_loss_begin_anew_and_so_does_a_first_layer_that_is_no_dense_one() -> None:
+def test_outputs_of_another_loss_begin_anew() -> None:
     base = base_of(NumberTarget(mean=0.0, scale=1.0))
     task, start, _ = begun(base, NumberTarget(mean=0.0, scale=1.0))
     other = replace(task, loss=Poisson())
