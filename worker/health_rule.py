@@ -21,7 +21,7 @@ class HealthRule:
     """Watches the layers of a run, epoch by epoch, and says each thing once."""
 
     _first: dict[str, float] = field(default_factory=dict)
-    """Norms of gradients in the first epoch."""
+    """Norms of gradients in the first epoch that had one."""
     _counts: dict[str, int] = field(default_factory=dict)
     """Epochs in a row, by what was seen and where; those that were told count on."""
 
@@ -37,9 +37,11 @@ class HealthRule:
         norms = {layer.name: layer.gradient_norm for layer in layers if layer.gradient_norm is not None}
         last = list(norms.values())[-1] if norms else 0.0
         for name, norm in norms.items():
+            if not norm:  # there is nothing to compare
+                continue
             first = self._first.setdefault(name, norm)
             # Of an embedding only the vectors of a batch's categories have gradients: it may well be short.
-            if 0 < norm < _VANISHED * last and not name.startswith("embedding"):
+            if norm < _VANISHED * last and not name.startswith("embedding"):
                 yield (
                     f"vanishing {name}",
                     f"The gradients of {name} are {last / norm:,.0f} times smaller than those of the output layer: they "

@@ -87,6 +87,14 @@ def test_what_goes_wrong_three_epochs_in_a_row_is_told_once(bad: list[LayerHealt
         assert resumed.note(health) == []
 
 
+def test_a_layer_without_a_gradient_at_first_is_compared_with_the_first_one_it_has() -> None:
+    rule = HealthRule()
+    for norm in (0.0, 20.0, 20.0, 20.0, 20.0):
+        assert rule.note(epoch(layer0=norm, layer1=1.0)) == []
+    messages = [rule.note(epoch(layer0=1e5, layer1=1.0)) for _ in range(3)]
+    assert "5,000 times what they were" in messages[-1][0]
+
+
 def test_gradients_that_are_all_small_have_not_vanished() -> None:
     rule = HealthRule()
     for norm in (1.0, 1e-3, 1e-9, 1e-12, 0.0, 0.0, 0.0):
