@@ -7,24 +7,23 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from common.errors import Fault, NotFound, pointer_part
+from common.errors import Fault, NotFound
 from common.network.embedding import Embedding
 from common.network.parameters import GRAIN
 from common.network.structure import parameter_count
 from common.schemas import training
-from common.schemas.datasets import Column, Dataset
+from common.schemas.datasets import Column, ColumnKind, Dataset
 from common.schemas.losses import FITTING, CrossEntropy, Loss, MeanSquaredError, Quantile
 from common.schemas.models import Model, Task
 from common.schemas.network import NetworkShape
 from common.schemas.optimizers import Regularization
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
+from service.inputs import Inputs, inputs_of
 from service.problems import faults_of_body
 
 MAX_CLASSES_OF_INTEGERS = 20
 MAX_CLASSES = 10_000
-MAX_ONE_HOT = 100
-"""Distinct values up to which a categorical column becomes one input per category."""
 ADAMW_DECAY = 0.01
 _FLOAT_BYTES = 4
 _VECTORS = 6
@@ -156,9 +155,9 @@ def _check(
         found.faults.append(Fault("/target", "unknown_column", "the data set has no column of this name"))
         return None
     task = _task(request, target, found)
-    columns = _features(request, dataset, found)
+    inputs = inputs_of(request, dataset, found.faults, found.warnings)
     _check_weights(request, dataset, found)
-    options = _column_options(request, columns, found)
+    _check_validation(request, dataset, found)
     loss = _loss(request, task, target, found)
     _check_class_weights(request, task, found)
     regularization = _regularization(request, found)
@@ -166,15 +165,14 @@ def _check(
     if not request.network.layers:
         found.faults.append(Fault("/network/layers", "out_of_range", "must hold at least one layer"))
     found.task, found.rows = task, rows
-    embeddings = _embeddings(columns, options)
-    found.features = sum(_width(column, options) for column in columns)
+    found.features = inputs.width
     found.classes = target.distinct if task == "classification" else None
     _check_rows(request, rows, target, found)
     _check_reproducible(request, found)
-    if columns:
+    if inputs.features:
         outputs = len(loss.quantiles) if isinstance(loss, Quantile) else found.classes or 1
-        _check_size(request, rows, found.features, outputs, embeddings, settings, found)
-    return _resolved(request, dataset, task, columns, options, loss, regularization, draw_seed)
+        _check_size(request, rows, found.features, outputs, inputs.embeddings, settings, found)
+    return _resolved(request, dataset, task, inputs, loss, regularization, draw_seed)
 
 
 def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
@@ -204,43 +202,45 @@ def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
     return task
 
 
-def _features(request: TrainingRequest, dataset: Dataset, found: Assessment) -> list[Column]:
-    if request.features is None:
-        columns = [column for column in dataset.columns if column.name not in (request.target, request.weight_column)]
-        usable = [column for column in columns if column.kind not in ("text", "datetime")]
-        left_out = [column.name for column in columns if column not in usable]
-        if left_out:
-            found.warnings.append(f"Left out, for they are text without categories or dates: {', '.join(left_out)}.")
-        if not usable:
-            found.faults.append(
-                Fault("/features", "no_features", "the data set has no column to learn from beside the target")
-            )
-        return usable
-    columns, known, seen = [], {column.name: column for column in dataset.columns}, set[str]()
-    for index, name in enumerate(request.features):
-        pointer, column = f"/features/{index}", known.get(name)
-        if name == request.target:
-            found.faults.append(Fault(pointer, "target_is_feature", "the target cannot also be a feature"))
-        elif name == request.weight_column:
-            found.faults.append(Fault(pointer, "weight_is_feature", "the weights cannot also be a feature"))
-        elif name in seen:
-            found.faults.append(Fault(pointer, "duplicate_feature", "stands twice"))
-        elif column is None:
-            found.faults.append(Fault(pointer, "unknown_column", "the data set has no column of this name"))
-        elif column.kind in ("text", "datetime"):
-            found.faults.append(
-                Fault(pointer, "not_supported_yet", f"a column of kind {column.kind} cannot be learned from yet")
-            )
-        else:
-            columns.append(column)
-        seen.add(name)
-    return columns
-
-
 def _check_weights(request: TrainingRequest, dataset: Dataset, found: Assessment) -> None:
     if request.weight_column is not None:
         fault = _fault_of_weights(dataset.column(request.weight_column), request.target)
         found.faults += [fault] if fault else []
+
+
+_SPLITTING: Mapping[str, tuple[ColumnKind, ...]] = {
+    "group": ("numeric", "boolean", "categorical", "text", "datetime"),
+    "time": ("numeric", "datetime"),
+    "column": ("numeric", "boolean", "categorical", "text"),
+}
+
+
+def _check_validation(request: TrainingRequest, dataset: Dataset, found: Assessment) -> None:
+    """The column that says which rows judge, where one does."""
+    validation, pointer = request.validation, "/validation/column"
+    if not isinstance(validation, training.GroupSplit | training.TimeSplit | training.ColumnSplit):
+        return
+    column, kinds = dataset.column(validation.column), _SPLITTING[validation.kind]
+    if column is None:
+        found.faults.append(Fault(pointer, "unknown_column", "the data set has no column of this name"))
+        return
+    if column.name == request.target:
+        found.faults.append(Fault(pointer, "unsuitable_column", "the target cannot also say what validates"))
+    if column.kind not in kinds:
+        message = f"is of kind {column.kind}; must be of one of the kinds {', '.join(kinds)}"
+        found.faults.append(Fault(pointer, "unsuitable_column", message))
+    elif column.distinct < 2 and validation.kind != "group":
+        message = "has the same value in every row; nothing would be left to learn from or to judge by"
+        found.faults.append(Fault(pointer, "unsuitable_column", message))
+    if isinstance(validation, training.ColumnSplit) and not _is_of(validation.value, column):
+        message = f"must be of the type of the column, whose kind is {column.kind}"
+        found.faults.append(Fault("/validation/value", "unsuitable_column", message))
+
+
+def _is_of(value: object, column: Column) -> bool:
+    if isinstance(value, bool):
+        return column.kind == "boolean"
+    return column.kind == "numeric" if isinstance(value, float) else column.kind in ("categorical", "text")
 
 
 def _fault_of_weights(column: Column | None, target: str) -> Fault | None:
@@ -281,46 +281,6 @@ def _check_class_weights(request: TrainingRequest, task: Task, found: Assessment
         found.faults.append(Fault(pointer, "unsuitable_weight", "only a classification has classes to weigh"))
     elif weights != "balanced" and weights and not any(weights.values()):
         found.faults.append(Fault(pointer, "unsuitable_weight", "all weights are zero"))
-
-
-def _column_options(
-    request: TrainingRequest, columns: list[Column], found: Assessment
-) -> dict[str, training.ColumnOptions]:
-    """How each categorical column becomes inputs, where it is not one input per category."""
-    kinds = {column.name: column for column in columns}
-    for name, given in request.columns.items():
-        pointer = f"/columns/{pointer_part(name)}"
-        if name not in kinds:
-            found.faults.append(Fault(pointer, "unknown_column", "is none of the features"))
-        elif kinds[name].kind != "categorical" and (given.encoding is not None or given.width is not None):
-            found.faults.append(
-                Fault(pointer, "unsuitable_column", f"a column of kind {kinds[name].kind} has no encoding to choose")
-            )
-        elif given.width is not None and given.encoding != "embedding":
-            found.faults.append(Fault(f"{pointer}/width", "unsuitable_column", "is for the encoding embedding"))
-    options: dict[str, training.ColumnOptions] = {}
-    for name, column in kinds.items():
-        given = request.columns.get(name, training.ColumnOptions())
-        encoding = given.encoding
-        if column.kind == "categorical" and encoding is None and column.distinct > MAX_ONE_HOT:
-            encoding = "embedding"
-        if column.kind == "categorical" and encoding == "embedding":
-            width = given.width or min(64, round(1.6 * column.distinct**0.56))
-            options[name] = training.ColumnOptions(encoding="embedding", width=max(1, width))
-        elif name in request.columns:
-            options[name] = given
-    return options
-
-
-def _embeddings(columns: list[Column], options: Mapping[str, training.ColumnOptions]) -> list[Embedding]:
-    """Those that the encoder will ask for if the training rows hold every category."""
-    found, place = list[Embedding](), 0
-    for column in columns:
-        given = options.get(column.name)
-        if given is not None and given.encoding == "embedding" and given.width is not None:
-            found.append(Embedding(place, column.distinct + bool(column.missing) + 1, given.width))
-        place += _width(column, options)
-    return found
 
 
 def _regularization(request: TrainingRequest, found: Assessment) -> Regularization:
@@ -421,8 +381,7 @@ def _resolved(
     request: TrainingRequest,
     dataset: Dataset,
     task: Task,
-    columns: list[Column],
-    options: dict[str, training.ColumnOptions],
+    inputs: Inputs,
     loss: Loss,
     regularization: Regularization,
     draw_seed: Callable[[], int],
@@ -437,8 +396,8 @@ def _resolved(
     return request.model_copy(
         update={
             "task": task,
-            "features": tuple(column.name for column in columns),
-            "columns": options,
+            "features": tuple(feature.name for feature in inputs.features),
+            "columns": inputs.options,
             "loss": loss,
             "regularization": regularization,
             "training": steps,
@@ -450,11 +409,3 @@ def _resolved(
 def _batch_size(rows: int) -> int:
     """The default: small data sets take many small steps, large ones fewer large ones."""
     return 32 if rows < 2_000 else 128 if rows < 20_000 else 256
-
-
-def _width(column: Column, options: Mapping[str, training.ColumnOptions]) -> int:
-    """Inputs that a column becomes: one, or one per category and one for missing."""
-    given = options.get(column.name)
-    if given is not None and given.encoding == "embedding":
-        return 1
-    return column.distinct + bool(column.missing) if column.kind == "categorical" else 1

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadData, Invalid
-from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
+from common.features.feature import TAKEN_FOR, Feature
 from common.features.split import Rows, split_rows
 from common.features.table import Coded, StoredTable, TableColumn
 from common.features.target import ClassTarget, Target, fit_target, name_of
+from common.schemas.columns import ColumnOptions
 from common.schemas.datasets import Dataset
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
@@ -81,7 +82,9 @@ class Preparation:
         assert request.training.seed is not None
         table = StoredTable(path, request.features)
         values = self._target_values(table)
-        training_rows, validation_rows = split_rows(_codes(values), request.validation, request.training.seed)
+        training_rows, validation_rows = split_rows(
+            _codes(values), request.validation, request.training.seed, self._split_column(table)
+        )
         counts = request.loss is not None and request.loss.kind == "poisson"
         target = fit_target(self._task, values, training_rows, counts=counts)
         shares = (
@@ -90,7 +93,7 @@ class Preparation:
             else _class_weights(request.class_weights, target, values, training_rows)
         )
         del values  # a column may be all that memory has room for
-        encoder = FeatureEncoder.fit(table, self._columns(), training_rows, self._embedded)
+        encoder = FeatureEncoder.fit(table, self._features(), training_rows)
         shape = RowsShape(
             rows=len(training_rows),
             validation_rows=len(validation_rows),
@@ -108,22 +111,23 @@ class Preparation:
         warnings = tuple(_warnings(self._dataset, request.target, table.rows, encoder))
         return PreparedData(data, encoder, target, len(validation_rows) > 0, warnings)
 
-    def _columns(self) -> list[tuple[str, FeatureKind]]:
+    def _features(self) -> list[Feature]:
         assert self._request.features is not None
-        kinds = {column.name: column.kind for column in self._dataset.columns}
-        columns = list[tuple[str, FeatureKind]]()
+        columns = {column.name: column for column in self._dataset.columns}
+        found = list[Feature]()
         for name in self._request.features:
-            kind = kinds.get(name)
-            if kind is None or kind == "text" or kind == "datetime":
+            column, options = columns.get(name), self._request.columns.get(name, ColumnOptions())
+            if column is None:
+                raise BadData(f"The data set has no column {name}.")
+            if column.kind == "text" and options.kind is None:
                 raise BadData(f"The column {name} cannot be learned from.")
-            columns.append((name, kind))
-        return columns
+            found.append(Feature(name, options.kind or TAKEN_FOR[column.kind][0], column.kind, options))
+        return found
 
-    @property
-    def _embedded(self) -> dict[str, int]:
-        """The width of the vectors of each column that is embedded."""
-        options = self._request.columns
-        return {name: o.width for name, o in options.items() if o.encoding == "embedding" and o.width is not None}
+    def _split_column(self, table: StoredTable) -> TableColumn | None:
+        """The column that says which rows judge, where one does."""
+        name = getattr(self._request.validation, "column", None)
+        return None if name is None else table.read([name])[name]
 
     def _target_values(self, table: StoredTable, start: int = 0, stop: int | None = None) -> TableColumn:
         name = self._request.target

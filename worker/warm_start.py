@@ -11,8 +11,10 @@ import math
 
 import numpy as np
 
-from common.features.columns import Column, Embedded, OneHot, Scaled
+from common.features.categories import CategoryColumn, Embedded, OneHot
+from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
+from common.features.numbers import Scaled
 from common.features.target import ClassTarget, NumberTarget, Target, target_from_document
 from common.learned import LearnedDocument, width_of
 from common.network.parameters import Floats
@@ -95,11 +97,17 @@ def _carry_inputs(
         if before is None:
             continue
         old_place, at, was = before
-        if isinstance(column, Scaled) and isinstance(was, Scaled):
+        if column == was and not isinstance(column, Embedded):
+            weights[row : row + column.width] = old["layer0.weights"][at : at + was.width]
+        elif isinstance(column, Scaled) and isinstance(was, Scaled) and column.logarithm == was.logarithm:
+            if column.indicator and was.indicator:
+                weights[row + 1] = old["layer0.weights"][at + 1]
             rows = old["layer0.weights"][at].astype(np.float64)
             weights[row] = rows * (column.scale / was.scale)
             shift += rows * ((column.mean - was.mean) / was.scale)
         elif isinstance(column, OneHot) and isinstance(was, OneHot):
+            if was.other:  # what is new was among the rare
+                weights[row : row + column.width] = old["layer0.weights"][at + was.width - 1]
             for mine, theirs in _same_categories(column, was):
                 weights[row + mine] = old["layer0.weights"][at + theirs]
         elif isinstance(column, Embedded) and isinstance(was, Embedded) and column.vector == was.vector:
@@ -111,7 +119,7 @@ def _carry_inputs(
     bias[...] = shift
 
 
-def _same_categories(column: OneHot | Embedded, was: OneHot | Embedded) -> list[tuple[int, int]]:
+def _same_categories(column: CategoryColumn, was: CategoryColumn) -> list[tuple[int, int]]:
     places = {category: place for place, category in enumerate(was.categories)}
     same = [(mine, places[c]) for mine, c in enumerate(column.categories) if c in places]
     return [*same, (column.missing_place, was.missing_place)] if column.missing and was.missing else same

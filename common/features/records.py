@@ -8,28 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import Fault, Invalid, pointer_part
-from common.features.columns import Column, Scaled
+from common.features.columns import Column
 
 MAX_FAULTS = 100
 _NAMES_SHOWN = 20
 
 
 class RecordReader:
-    """Reads instances for the given columns: numbers as they are, booleans as 0 and 1, texts as places.
+    """Reads instances for the given columns: each value as the cell that its column makes of it.
 
     An instance is a mapping by column name, or a sequence in the order of the columns; None is a missing
     value.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
         self._names = [column.name for column in columns]
         self._known = set(self._names)
-        self._kinds = [column.kind for column in columns]
-        self._all_numeric = set(self._kinds) == {"numeric"}
-        self._places = [_text_places(column) for column in columns]
+        self._all_numeric = all(column.kind == "numeric" for column in columns)
 
     def read(self, instances: Sequence[object]) -> NDArray[np.float64]:
-        """The instances as float64, shape (instances, columns); NaN is a missing number, -1 an unknown text.
+        """The instances as float64, shape (instances, columns).
 
         Raises `Invalid` with every fault, 100 at most, at pointers such as `/instances/3/age`.
         """
@@ -74,12 +73,12 @@ class RecordReader:
 
     def _checked_cells(self, pointer: str, cells: list[object], faults: list[Fault]) -> list[float]:
         row = []
-        for name, kind, places, cell in zip(self._names, self._kinds, self._places, cells, strict=True):
-            value = _cell(kind, places, cell)
+        for column, cell in zip(self._columns, cells, strict=True):
+            value = column.cell(cell)
             if isinstance(value, float):
                 row.append(value)
             else:
-                faults.append(Fault(f"{pointer}/{pointer_part(name)}", *value))
+                faults.append(Fault(f"{pointer}/{pointer_part(column.name)}", *value))
         return row
 
     def _name_faults(self, pointer: str, instance: Mapping[object, object]) -> list[Fault]:
@@ -100,29 +99,3 @@ class RecordReader:
 def refusal(faults: Sequence[Fault]) -> Invalid:
     """The error for instances that a model can't take."""
     return Invalid("the instances do not fit the model's inputs", faults[:MAX_FAULTS])
-
-
-def _text_places(column: Column) -> dict[str | None, float]:
-    if isinstance(column, Scaled):
-        return {}
-    places: dict[str | None, float] = {text: float(place) for place, text in enumerate(column.categories)}
-    return places | {None: float(column.missing_place)}
-
-
-def _cell(kind: str, places: Mapping[str | None, float], cell: object) -> float | tuple[str, str]:
-    """One cell as a float, or the code and message of what is wrong with it."""
-    if kind == "categorical":
-        if cell is None or isinstance(cell, str):
-            return places.get(cell, -1.0)
-        return "wrong_type", "expected a text, or null"
-    if cell is None:
-        return float("nan")
-    if kind == "boolean":
-        return float(cell) if isinstance(cell, bool) else ("wrong_type", "expected true, false or null")
-    if isinstance(cell, bool) or not isinstance(cell, int | float):
-        return "wrong_type", "expected a number, or null"
-    try:
-        value = float(cell)
-    except OverflowError:
-        return "number_too_large", "the number is too large"
-    return value if np.isfinite(value) else ("non_finite_number", "expected a finite number, or null")

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadData
-from common.schemas.training import NoSplit, RandomSplit
+from common.features.table import MISSING, Coded, TableColumn
+from common.schemas.training import (
+    ColumnSplit,
+    GroupSplit,
+    NoSplit,
+    RandomSplit,
+    TimeSplit,
+    Validation,
+)
 
 Rows = NDArray[np.intp]
 _PURPOSE = 0x5B117  # keeps these draws apart from others made with the same seed
 _PIECE = 1 << 16  # rows that are drawn together: a few columns of all rows may be more than memory has room for
 
 
-def split_rows(rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit, seed: int) -> tuple[Rows, Rows]:
+def split_rows(
+    rows: int | NDArray[np.int64], validation: Validation, seed: int, column: TableColumn | None = None
+) -> tuple[Rows, Rows]:
     """Training rows and validation rows, each ascending; the same for the same arguments.
 
     `rows` is their number, or a class code for each of them; a row with a negative code has no label and is
     left out. With codes and `stratify`, every class gives round(fraction x its rows) to validation, but keeps
-    one row for training; else all rows are drawn from alike. One row is drawn in any case.
+    one row for training; else all rows are drawn from alike. One row is drawn in any case. `column` is that of the
+    split, where it has one: groups are drawn until their rows are the fraction, the latest times are taken, or the rows
+    of a value.
 
     Raises `BadData` when there is no row for one of the sides.
     """
@@ -28,15 +42,86 @@ def split_rows(rows: int | NDArray[np.int64], validation: RandomSplit | NoSplit,
         raise BadData("no row has a value for the target")
     if isinstance(validation, NoSplit):
         return candidates, candidates[:0]
-    groups = codes[candidates] if validation.stratify else np.zeros(candidates.size, np.int64)
+    if isinstance(validation, RandomSplit):
+        is_validation = _random(codes[candidates], validation, np.random.default_rng([seed, _PURPOSE]))
+    else:
+        assert column is not None
+        chosen = (
+            column[candidates] if isinstance(column, np.ndarray) else Coded(column.codes[candidates], column.values)
+        )
+        is_validation = _by_column(chosen, validation, np.random.default_rng([seed, _PURPOSE]))
+        for side, what in ((~is_validation, "learn from"), (is_validation, "judge by")):
+            if not side.any():
+                raise BadData(f"the validation by column {validation.column} leaves no row to {what}")
+    return candidates[~is_validation], candidates[is_validation]
+
+
+def _random(groups: NDArray[np.int64], validation: RandomSplit, random: np.random.Generator) -> NDArray[np.bool_]:
+    groups = groups if validation.stratify else np.zeros(groups.size, np.int64)
     shares = _shares(np.bincount(groups), validation.fraction)
-    order = np.arange(candidates.size, dtype=np.min_scalar_type(candidates.size))
-    np.random.default_rng([seed, _PURPOSE]).shuffle(order)
-    is_validation = np.zeros(candidates.size, np.bool_)
+    order = np.arange(groups.size, dtype=np.min_scalar_type(groups.size))
+    random.shuffle(order)
+    is_validation = np.zeros(groups.size, np.bool_)
     for start in range(0, order.size, _PIECE):
         piece = order[start : start + _PIECE]
         is_validation[piece] = _take_from(shares, groups[piece])
-    return candidates[~is_validation], candidates[is_validation]
+    return is_validation
+
+
+def _by_column(
+    column: TableColumn, validation: GroupSplit | TimeSplit | ColumnSplit, random: np.random.Generator
+) -> NDArray[np.bool_]:
+    if isinstance(validation, ColumnSplit):
+        return _has_value(column, validation)
+    if isinstance(validation, TimeSplit):
+        return _latest(column, validation)
+    return _groups(column, validation, random)
+
+
+def _has_value(column: TableColumn, validation: ColumnSplit) -> NDArray[np.bool_]:
+    value = validation.value
+    if isinstance(column, Coded) != isinstance(value, str):
+        raise BadData(f"column {validation.column} holds values of another type than the one that validates")
+    if isinstance(column, Coded):
+        wanted = column.values.index(value) if value in column.values else MISSING - 1
+        return np.asarray(column.codes == wanted)
+    return np.asarray(column == float(value))
+
+
+def _latest(column: TableColumn, validation: TimeSplit) -> NDArray[np.bool_]:
+    if isinstance(column, Coded):
+        raise BadData(f"column {validation.column} holds text, where times or numbers are expected")
+    known = np.sort(column[~np.isnan(column)])
+    if known.size == 0:
+        raise BadData(f"column {validation.column} has no value to tell the latest rows by")
+    share = min(max(1, math.floor(known.size * validation.fraction + 0.5)), known.size)
+    latest: NDArray[np.bool_] = column >= known[known.size - share]
+    return latest if not latest.all() else column > known[known.size - share]
+
+
+def _groups(column: TableColumn, validation: GroupSplit, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Groups in random order, each that brings the rows nearer to the fraction; one at least, and not all."""
+    if isinstance(column, Coded):
+        values, is_missing = column.codes.astype(np.float64), column.codes < 0
+    else:
+        values, is_missing = column.copy(), np.isnan(column)
+    values[is_missing] = -1
+    _, groups = np.unique(values, return_inverse=True)
+    groups[is_missing] = groups.max(initial=0) + 1 + np.arange(int(is_missing.sum()))
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = random.permutation(counts.size)
+    wanted, taken = len(column) * validation.fraction, 0
+    chosen = np.zeros(counts.size, np.bool_)
+    sizes = counts.tolist()
+    for group in order.tolist():
+        is_all = taken + sizes[group] == len(column)
+        if not is_all and abs(taken + sizes[group] - wanted) < abs(taken - wanted):
+            chosen[group] = True
+            taken += sizes[group]
+    if not taken:
+        chosen[counts.argmin()] = True
+    is_validation: NDArray[np.bool_] = chosen[groups]
+    return is_validation
 
 
 def _take_from(shares: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:

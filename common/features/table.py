@@ -1,4 +1,4 @@
-"""Columns as the encoder takes them: numbers as float64, NaN for missing, and texts as codes."""
+"""Columns as the encoder takes them: numbers and times as float64, NaN for missing, and texts as codes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Coded:
 
 TableColumn = NDArray[np.float64] | Coded
 Table = Mapping[str, TableColumn]
-"""Columns of one length by name: float64 (numbers; booleans as 0 and 1; NaN is missing) or `Coded` (text)."""
+"""Columns of one length by name: float64 (numbers; booleans as 0 and 1; times in seconds since 1970; NaN is missing) or
+`Coded` (text)."""
 
 
 def code_values(values: Sequence[Label | None]) -> Coded:
@@ -53,7 +54,7 @@ class StoredTable(Table):
     Columns that stand side by side in `names` are read together as long as they are few cells, so that asking for one
     after the other in that order is quick.
 
-    Raises `BadData` for a column that is not there, or that holds neither numbers, booleans nor text.
+    Raises `BadData` for a column that is not there, or that holds neither numbers, booleans, times nor text.
     """
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
@@ -114,7 +115,10 @@ def _table_column(name: str, series: pl.Series) -> TableColumn:
     if series.dtype.is_numeric() or series.dtype == pl.Boolean:
         values = series.cast(pl.Float64)
         return values.fill_null(float("nan")).to_numpy()
-    raise BadData(f"column {name} holds neither numbers, booleans nor text")
+    if series.dtype in (pl.Date, pl.Datetime):
+        moments = series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series
+        return (moments.dt.epoch("us").cast(pl.Float64) / 1e6).fill_null(float("nan")).to_numpy()
+    raise BadData(f"column {name} holds neither numbers, booleans, times nor text")
 
 
 def _coded(series: pl.Series) -> Coded:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.schemas.columns import FeatureKind
 from common.schemas.record import Listed, Record, Time
 
 Task = Literal["classification", "regression"]
@@ -16,7 +17,7 @@ class ModelInput(Record):
     """A column that a prediction needs."""
 
     name: str
-    kind: Literal["numeric", "categorical", "boolean"]
+    kind: FeatureKind
     categories: Listed[str] | None = None
     """The categories seen in training; any other is treated as unknown."""
 

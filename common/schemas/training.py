@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
-from common.schemas.choice import choice, only_default
+from common.schemas.choice import choice
+from common.schemas.columns import ColumnOptions
 from common.schemas.losses import Loss, loss_choice
 from common.schemas.models import Task
 from common.schemas.network import NetworkShape, Share
@@ -37,7 +38,6 @@ MAX_LOCAL_STEPS = 1_000_000
 MAX_BATCH = 1_000_000
 MAX_LABELS = 32
 MAX_COLUMNS = 100_000
-MAX_EMBEDDING = 1024
 
 
 def clean_name(value: str) -> str:
@@ -76,12 +76,44 @@ class Training(Record):
     """The same bits for any number of workers, up to 8, and of servers, on machines of one kind; costs some speed."""
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=1000)]
+ValidationShare = Annotated[float, Field(gt=0, lt=1)]
+
+
 class RandomSplit(Record):
     """Validation rows drawn at random; with `stratify`, class by class."""
 
     kind: Literal["random"] = "random"
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    fraction: ValidationShare = 0.1
     stratify: bool = True
+
+
+class GroupSplit(Record):
+    """Groups of rows that belong together, such as those of one customer, drawn at random: each is on one side whole."""
+
+    kind: Literal["group"] = "group"
+    column: ColumnName
+    """What rows of a group have in common; it is no feature. Rows without a value are groups of their own."""
+    fraction: ValidationShare = 0.1
+
+
+class TimeSplit(Record):
+    """The latest rows judge what was learned from those before them."""
+
+    kind: Literal["time"] = "time"
+    column: ColumnName
+    """Of times or numbers. Rows of one time stay together; rows without a value are learned from."""
+    fraction: ValidationShare = 0.1
+
+
+class ColumnSplit(Record):
+    """The rows that have a certain value in a column."""
+
+    kind: Literal["column"] = "column"
+    column: ColumnName
+    """It is no feature."""
+    value: bool | float | str
+    """Of the validation rows."""
 
 
 class NoSplit(Record):
@@ -90,8 +122,8 @@ class NoSplit(Record):
     kind: Literal["none"] = "none"
 
 
-Validation = Annotated[RandomSplit | NoSplit, Discriminator("kind")]
-_validation = choice(("random", "none"), ("group", "time", "column", "dataset"))
+Validation = Annotated[RandomSplit | GroupSplit | TimeSplit | ColumnSplit | NoSplit, Discriminator("kind")]
+_validation = choice(("random", "none", "group", "time", "column"), ("dataset",), bare=False)
 
 
 class Stopping(Record):
@@ -170,19 +202,6 @@ class Cluster(Record):
 LabelText = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
 
-class ColumnOptions(Record):
-    """How a column becomes inputs."""
-
-    encoding: Literal["one_hot", "embedding"] | None = None
-    """Of a categorical column: one input per category, or a learned vector for each. Null: one_hot up to 100 distinct
-    values, embedding above."""
-    width: Annotated[int, Field(ge=1, le=MAX_EMBEDDING)] | None = None
-    """Of an embedding's vectors; null: 1.6 x categories^0.56, at most 64."""
-    kind: Annotated[None, BeforeValidator(only_default(None))] = None
-    scale: Annotated[None, BeforeValidator(only_default(None))] = None
-    missing: Annotated[None, BeforeValidator(only_default(None))] = None
-
-
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(ge=0, le=1e9)]]
 
 
@@ -199,7 +218,7 @@ class TrainingRequest(Record):
     """A training request in full."""
 
     dataset_id: Annotated[str, Field(max_length=100)]
-    target: Annotated[str, Field(min_length=1, max_length=1000)]
+    target: ColumnName
     """The column to predict."""
     name: Name | None = None
     model_name: ModelName | None = None
@@ -209,7 +228,7 @@ class TrainingRequest(Record):
     else regression."""
     features: Annotated[Listed[str], Field(min_length=1)] | None = None
     """The columns to learn from; null: all but the target and the weights."""
-    weight_column: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    weight_column: ColumnName | None = None
     """A column of numbers, none below zero, that say how much each row counts in loss, gradients and metrics; it is no
     feature. Null: all count alike."""
     columns: Annotated[dict[str, ColumnOptions], Field(max_length=MAX_COLUMNS)] = {}

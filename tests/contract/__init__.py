@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from common.features.columns import OneHot, Scaled
+from common.features.categories import OneHot
 from common.features.encoder import FeatureEncoder
+from common.features.numbers import Scaled
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from sklearn.datasets import load_digits
 from sklearn.preprocessing import StandardScaler
 
 from common.errors import BadData, CorruptRecord, Invalid
-from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
+from common.features.feature import Feature
 from common.features.moments import mean_and_std
 from common.features.split import split_rows
-from common.features.table import Coded, StoredTable, Table, code_values
+from common.features.table import Coded, StoredTable, Table, TableColumn, code_values
 from common.features.target import ClassTarget, NumberTarget, fit_target, target_from_document
 from common.network.embedding import Embedding
-from common.schemas.training import NoSplit, RandomSplit
+from common.schemas.columns import ColumnOptions, FeatureKind
+from common.schemas.training import ColumnSplit, GroupSplit, NoSplit, RandomSplit, TimeSplit
 
 Cells = Sequence[object]
 
@@ -48,9 +49,16 @@ def fit(
     table = table_of(columns)
     count = len(next(iter(table.values())))
     chosen = np.array(range(count) if rows is None else rows, np.intp)
-    kinds = [(name, kind) for name, (kind, _) in columns.items()]
-    texts = [name for name, kind in kinds if kind == "categorical"]
-    return FeatureEncoder.fit(table, kinds, chosen, {} if vector is None else dict.fromkeys(texts[::2], vector))
+    kinds = {name: kind for name, (kind, _) in columns.items()}
+    texts = [name for name, kind in kinds.items() if kind == "categorical"]
+    embedded = ColumnOptions(encoding="embedding", width=vector)
+    options = {} if vector is None else dict.fromkeys(texts[::2], embedded)
+    return FeatureEncoder.fit(table, features(kinds, options), chosen)
+
+
+def features(kinds: Mapping[str, FeatureKind], options: Mapping[str, ColumnOptions] | None = None) -> list[Feature]:
+    """What is wanted of columns that are stored as the kinds that they are taken for."""
+    return [Feature(name, kind, kind, (options or {}).get(name, ColumnOptions())) for name, kind in kinds.items()]
 
 
 def faults_of(encoder: FeatureEncoder, instances: Sequence[object]) -> list[tuple[str, str]]:
@@ -107,7 +115,7 @@ def test_numbers_are_scaled_as_scikit_learn_does() -> None:
     values[::7, 1] = np.nan
     table = {f"x{j}": values[:, j] for j in range(4)}
     rows = np.arange(0, 500, 2)
-    ours = FeatureEncoder.fit(table, [(name, "numeric") for name in table], rows).encode(table)
+    ours = FeatureEncoder.fit(table, features(dict.fromkeys(table, "numeric")), rows).encode(table)
     oracle = np.nan_to_num(StandardScaler().fit(values[rows]).transform(values))
     np.testing.assert_allclose(ours, oracle, rtol=1e-6, atol=1e-6)
     assert ours.dtype == np.float32
@@ -147,14 +155,14 @@ def test_an_unknown_category_is_all_zeros_and_a_missing_one_its_own_if_training_
 def test_the_most_frequent_thousand_categories_are_kept() -> None:
     cells = [f"c{i:04}" for i in range(1200)] + ["c1199"]
     encoder = fit({"c": ("categorical", cells)})
-    assert encoder.width == 1000
+    assert encoder.width == 1001  # the others share a place
     assert encoder.inputs[0].categories == (*(f"c{i:04}" for i in range(999)), "c1199")
 
 
 def test_pixels_are_scaled_together() -> None:
     pixels = load_digits().data
     table: Table = {f"p{j}": pixels[:, j] for j in range(64)} | {"id": np.arange(len(pixels), dtype=float)}
-    encoder = FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(len(pixels)))
+    encoder = FeatureEncoder.fit(table, features(dict.fromkeys(table, "numeric")), np.arange(len(pixels)))
     assert encoder.joint_columns == tuple(f"p{j}" for j in range(64))
     expected = (pixels - pixels.mean()) / pixels.std()
     np.testing.assert_allclose(encoder.encode(table)[:, :64], expected, rtol=1e-6)
@@ -169,13 +177,13 @@ def test_pixels_are_scaled_together() -> None:
 def test_columns_that_do_not_look_like_pixels_are_scaled_one_by_one(count: int, change: float) -> None:
     table: Table = {f"p{j}": np.array([0.0, 7.0, 255.0]) for j in range(count)}
     changed = {"p0": np.array([0.0, change, 255.0])}
-    encoder = FeatureEncoder.fit({**table, **changed}, [(name, "numeric") for name in table], np.arange(3))
+    encoder = FeatureEncoder.fit({**table, **changed}, features(dict.fromkeys(table, "numeric")), np.arange(3))
     assert encoder.joint_columns == ()
 
 
 def test_counts_of_unlike_ranges_are_not_pixels() -> None:
     table: Table = {f"n{j}": np.array([0.0, 1.0, 2.0 + j]) for j in range(20)}
-    assert FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(3)).joint_columns == ()
+    assert FeatureEncoder.fit(table, features(dict.fromkeys(table, "numeric")), np.arange(3)).joint_columns == ()
 
 
 def test_a_number_too_far_away_for_float32_is_refused_with_its_column() -> None:
@@ -209,18 +217,18 @@ def test_the_matrix_may_be_written_to_memory_that_is_there() -> None:
 
 def test_unusable_columns_are_refused() -> None:
     table = table_of({"x": ("numeric", [1, 2]), "c": ("categorical", ["a", "b"]), "inf": ("numeric", [math.inf, 1])})
-    cases: list[list[tuple[str, FeatureKind]]] = [
+    x = features({"x": "numeric"})
+    for wanted in (
         [],
-        [("x", "numeric"), ("x", "numeric")],
-        [("x", "categorical")],
-        [("c", "numeric")],
-        [("inf", "numeric")],
-    ]
-    for columns in cases:
+        [*x, *x],
+        features({"x": "categorical"}),
+        features({"c": "numeric"}),
+        features({"inf": "numeric"}),
+    ):
         with pytest.raises(BadData):
-            FeatureEncoder.fit(table, columns, np.arange(2))
+            FeatureEncoder.fit(table, wanted, np.arange(2))
     with pytest.raises(BadData):
-        FeatureEncoder.fit(table, [("x", "numeric")], np.array([], np.intp))
+        FeatureEncoder.fit(table, x, np.array([], np.intp))
 
 
 # Records
@@ -359,7 +367,7 @@ def test_a_damaged_document_is_refused(document: dict[str, object]) -> None:
 
 def test_rows_are_encoded_in_chunks_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     table: Table = {f"x{j}": np.random.default_rng(j).normal(size=101) for j in range(3)}
-    encoder = FeatureEncoder.fit(table, [(name, "numeric") for name in table], np.arange(101))
+    encoder = FeatureEncoder.fit(table, features(dict.fromkeys(table, "numeric")), np.arange(101))
     whole = encoder.encode(table)
     monkeypatch.setattr("common.features.encoder._CHUNK_CELLS", 30)
     np.testing.assert_array_equal(encoder.encode(table), whole)
@@ -394,7 +402,11 @@ def test_the_rows_of_a_part_of_a_table_keep_their_numbers() -> None:
 
 def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
     frame = pl.DataFrame({"n": [1, None, 3], "f": [0.5, None, 2.5], "b": [True, None, False], "c": ["y", None, "x"]})
-    frame = frame.with_columns(pl.lit("2020-01-01").str.to_date().alias("day"))
+    frame = frame.with_columns(
+        pl.lit("2020-01-01").str.to_date().alias("day"),
+        pl.Series("at", ["1970-01-01T00:00:01.5Z", None, "1969-12-31T23:00:00Z"]).str.to_datetime(time_zone="UTC"),
+        pl.Series("odd", [[1], [2], [3]]),
+    )
     frame.write_parquet(tmp_path / "t.parquet")
     table = StoredTable(tmp_path / "t.parquet", ["c", "b", "f", "n"])
     assert table.rows == 3
@@ -406,7 +418,9 @@ def test_a_stored_table_comes_back_as_numbers_and_codes(tmp_path: Path) -> None:
     assert isinstance(column, Coded)
     assert column.values == ("x", "y")
     assert column.codes.tolist() == [1, -1, 0]
-    for name in ("day", "nowhere"):
+    np.testing.assert_array_equal(table.read(["day"])["day"], [1577836800.0] * 3)
+    np.testing.assert_array_equal(table.read(["at"])["at"], [1.5, math.nan, -3600])
+    for name in ("odd", "nowhere"):
         with pytest.raises(BadData, match=name):
             StoredTable(tmp_path / "t.parquet", [name])[name]
         with pytest.raises(BadData, match=name):
@@ -585,6 +599,72 @@ def test_every_row_is_drawn_as_often_as_any_other_and_seeds_differ() -> None:
     for seed in range(2000):
         times[split_rows(20, RandomSplit(fraction=0.25), seed)[1]] += 1
     assert np.abs(times - 500).max() < 100  # five standard deviations
+
+
+GROUPED = st.one_of(
+    st.lists(st.one_of(st.none(), st.sampled_from("abcde")), min_size=2, max_size=60),
+    st.lists(st.one_of(st.none(), st.integers(-3, 3)), min_size=2, max_size=60),
+)
+
+
+def cells_of(values: Sequence[object]) -> TableColumn:
+    if any(isinstance(value, str) for value in values):
+        return code_values(values)  # type: ignore[arg-type]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
+
+
+@given(GROUPED, st.floats(0.01, 0.99), st.integers(0, 1000))
+def test_groups_are_never_torn_apart(values: list[object], fraction: float, seed: int) -> None:
+    split = GroupSplit(column="g", fraction=fraction)
+    column = cells_of(values)
+    if len({value for value in values if value is not None}) + values.count(None) < 2:
+        with pytest.raises(BadData, match="no row to learn from"):
+            split_rows(len(values), split, seed, column)
+        return
+    training_rows, validation_rows = split_rows(len(values), split, seed, column)
+    assert sorted([*training_rows, *validation_rows]) == list(range(len(values)))
+    sides = [{values[row] for row in rows} - {None} for rows in (training_rows, validation_rows)]
+    assert not sides[0] & sides[1]
+    assert min(len(training_rows), len(validation_rows)) > 0
+    np.testing.assert_array_equal(split_rows(len(values), split, seed, column)[1], validation_rows)
+
+
+def test_groups_come_near_to_the_fraction() -> None:
+    groups = np.random.default_rng(1).integers(0, 300, 3000).astype(float)
+    shares = [len(split_rows(3000, GroupSplit(column="g", fraction=0.2), seed, groups)[1]) / 3000 for seed in range(20)]
+    assert np.abs(np.array(shares) - 0.2).max() < 0.005
+    assert len({tuple(split_rows(3000, GroupSplit(column="g"), seed, groups)[1]) for seed in range(5)}) == 5
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-5, 5)), min_size=2, max_size=60), st.floats(0.01, 0.99))
+def test_the_latest_rows_judge_and_none_of_them_is_earlier_than_one_learned_from(
+    times: list[int | None], fraction: float
+) -> None:
+    split = TimeSplit(column="t", fraction=fraction)
+    known = [time for time in times if time is not None]
+    if len(set(known)) < 2 and not (known and None in times):
+        with pytest.raises(BadData):
+            split_rows(len(times), split, 0, cells_of(times))
+        return
+    column = np.asarray(cells_of(times))
+    training_rows, validation_rows = split_rows(len(times), split, 0, column)
+    latest = column[validation_rows]
+    assert not np.isnan(latest).any()
+    assert not (column[training_rows] >= latest.min()).any()
+    assert sorted([*training_rows, *validation_rows]) == list(range(len(times)))
+
+
+@pytest.mark.parametrize(
+    ("values", "value"),
+    [(["a", "b", None, "b"], "b"), ([0, 2, None, 2], 2.0), ([False, True, None, True], True)],
+)
+def test_the_rows_that_have_the_value_judge(values: list[object], value: bool | float | str) -> None:
+    column = cells_of(values)
+    training_rows, validation_rows = split_rows(4, ColumnSplit(column="c", value=value), 0, column)
+    assert (training_rows.tolist(), validation_rows.tolist()) == ([0, 2], [1, 3])
+    for wrong in ("z", 7.0):
+        with pytest.raises(BadData):
+            split_rows(4, ColumnSplit(column="c", value=wrong), 0, column)
 
 
 def test_without_validation_all_labelled_rows_are_learned_from() -> None:

@@ -181,8 +181,13 @@ def test_a_network_for_numbers_has_one_output() -> None:
 def test_columns_that_cannot_be_learned_from_are_left_out_and_told_of() -> None:
     found = judge(ODD_DATA)
     assert found.request is not None
-    assert not {"note", "day"} & set(found.request.features or ())
-    assert any("note, day" in warning for warning in found.warnings)
+    assert "note" not in (found.request.features or ())
+    assert any(": note." in warning for warning in found.warnings)
+    taken = judge(ODD_DATA, columns={"note": {"kind": "categorical"}})
+    assert taken.request is not None
+    assert "note" in (taken.request.features or ())
+    assert taken.request.columns["note"].encoding is None  # 100 different values at most: one input for each
+    assert not any("note" in warning for warning in taken.warnings)
 
 
 def test_rows_without_a_target_are_left_out_and_told_of() -> None:
@@ -264,6 +269,47 @@ def test_counts_are_not_below_zero_and_not_all_zero() -> None:
             {"columns": {"colour": {"encoding": "one_hot", "width": 3}}},
             [("/columns/colour/width", "unsuitable_column")],
         ),
+        ({"columns": {"length": {"kind": "datetime"}}}, [("/columns/length/kind", "unsuitable_column")]),
+        ({"columns": {"colour": {"scale": "log"}}}, [("/columns/colour/scale", "unsuitable_column")]),
+        ({"columns": {"colour": {"missing": "mean"}}}, [("/columns/colour/missing", "unsuitable_column")]),
+        ({"columns": {"colour": {"missing": "error"}}}, [("/columns/colour/missing", "missing_values")]),
+        ({"columns": {"length": {"missing": "category"}}}, [("/columns/length/missing", "unsuitable_column")]),
+        (
+            {"columns": {"length": {"missing": {"kind": "constant", "value": "long"}}}},
+            [("/columns/length/missing", "unsuitable_column")],
+        ),
+        (
+            {"columns": {"wild": {"missing": {"kind": "constant", "value": 1}}}},
+            [("/columns/wild/missing", "unsuitable_column")],
+        ),
+        (
+            {"columns": {"colour": {"missing": {"kind": "constant", "value": "red", "indicator": True}}}},
+            [("/columns/colour/missing", "unsuitable_column")],
+        ),
+        (
+            {"columns": {"colour": {"encoding": "one_hot", "order": ["a", "b"]}}},
+            [("/columns/colour/order", "unsuitable_column")],
+        ),
+        (
+            {"columns": {"colour": {"encoding": "ordinal", "order": ["a", "a"]}}},
+            [("/columns/colour/order", "duplicate_category")],
+        ),
+        ({"validation": {"kind": "group", "column": "nope"}}, [("/validation/column", "unknown_column")]),
+        ({"validation": {"kind": "group", "column": "species"}}, [("/validation/column", "unsuitable_column")]),
+        ({"validation": {"kind": "time", "column": "colour"}}, [("/validation/column", "unsuitable_column")]),
+        ({"validation": {"kind": "time", "column": "constant"}}, [("/validation/column", "unsuitable_column")]),
+        (
+            {"validation": {"kind": "column", "column": "day", "value": "x"}},
+            [("/validation/column", "unsuitable_column"), ("/validation/value", "unsuitable_column")],
+        ),
+        (
+            {"validation": {"kind": "column", "column": "length", "value": "x"}},
+            [("/validation/value", "unsuitable_column")],
+        ),
+        (
+            {"features": ["length", "colour"], "validation": {"kind": "group", "column": "colour"}},
+            [("/features/1", "validation_is_feature")],
+        ),
         (
             {"regularization": {"clip_norm": 1, "clip_value": 1}},
             [("/regularization/clip_value", "conflicting_options")],
@@ -275,7 +321,7 @@ def test_counts_are_not_below_zero_and_not_all_zero() -> None:
         ({"features": ["length", "species"]}, [("/features/1", "target_is_feature")]),
         ({"features": ["length", "length"]}, [("/features/1", "duplicate_feature")]),
         ({"features": ["M4RKER", "length"]}, [("/features/0", "unknown_column")]),
-        ({"features": ["note", "day"]}, [("/features/0", "not_supported_yet"), ("/features/1", "not_supported_yet")]),
+        ({"features": ["note", "day"]}, [("/features/0", "unsuitable_column")]),
         ({"validation": {"kind": "random", "fraction": 0.9999}}, [("/validation/fraction", "out_of_range")]),
         ({"network": {"layers": []}}, [("/network/layers", "out_of_range")]),
     ],
@@ -293,7 +339,7 @@ def test_a_column_of_weights_is_taken_and_is_no_feature(name: str) -> None:
     request = resolved(WEIGHED_DATA, weight_column=name)
     assert request.weight_column == name
     assert request.features is not None
-    assert set(request.features) == {column.name for column in WEIGHED} - {name, "species", "note", "day"}
+    assert set(request.features) == {column.name for column in WEIGHED} - {name, "species", "note"}
     plain = judge(WEIGHED_DATA, features=["length"])
     weighed = judge(WEIGHED_DATA, features=["length"], weight_column=name)
     assert (plain.faults, weighed.faults) == ([], [])

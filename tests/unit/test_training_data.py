@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import BadData, OutOfMemory
-from common.features.columns import FeatureKind
 from common.features.encoder import FeatureEncoder
+from common.features.feature import Feature
 from common.features.split import split_rows
 from common.features.table import Coded, Table, code_values
 from common.features.target import fit_target
+from common.schemas.columns import FeatureKind
 from common.schemas.datasets import Column, Dataset
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
@@ -86,7 +87,8 @@ def in_one_go(frame: pl.DataFrame, task: Task, request: TrainingRequest) -> Arra
     )
     codes = values.codes if isinstance(values, Coded) else np.where(np.isnan(values), -1, 0)
     sides = split_rows(codes, request.validation, request.training.seed)
-    x = FeatureEncoder.fit(table, kinds, sides[0]).encode(table)
+    wanted = [Feature(name, kind, kind) for name, kind in kinds]
+    x = FeatureEncoder.fit(table, wanted, sides[0]).encode(table)
     targets = fit_target(task, values, sides[0]).encode(values)  # type: ignore[arg-type]
     weights = None if request.weight_column is None else frame[request.weight_column].to_numpy().astype(np.float64)
     if weights is not None and weights[sides[0]].any():

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.features.columns import Embedded, OneHot, Scaled
+from common.features.categories import Embedded, OneHot
 from common.features.encoder import FeatureEncoder
+from common.features.numbers import Scaled
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
 from common.learned import LearnedDocument, LearnedNetwork, output_of, width_of
