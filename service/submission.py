@@ -88,6 +88,8 @@ def assess(
             raise
         found.faults.append(Fault("/dataset_id", "dataset_not_found", "there is no such data set"))
         return found
+    if isinstance(request.validation, training.DatasetSplit):
+        _check_judge(request, request.validation, dataset, find_dataset, found)
     resolved = _check(request, dataset, settings, found, draw_seed)
     if base is not None:
         _check_base(request, base, found)
@@ -235,6 +237,49 @@ def _check_validation(request: TrainingRequest, dataset: Dataset, found: Assessm
     if isinstance(validation, training.ColumnSplit) and not _is_of(validation.value, column):
         message = f"must be of the type of the column, whose kind is {column.kind}"
         found.faults.append(Fault("/validation/value", "unsuitable_column", message))
+
+
+_STORED_AS: Mapping[ColumnKind, str] = {"categorical": "text"}
+_NAMED = 5
+
+
+def _check_judge(
+    request: TrainingRequest,
+    validation: training.DatasetSplit,
+    dataset: Dataset,
+    find_dataset: Callable[[str], Dataset],
+    found: Assessment,
+) -> None:
+    """The other data set, whose rows judge."""
+    pointer = "/validation/dataset_id"
+    try:
+        judge = find_dataset(validation.dataset_id)
+    except NotFound:
+        found.faults.append(Fault(pointer, "dataset_not_found", "there is no such data set"))
+        return
+    names = request.features or tuple(c.name for c in dataset.columns if c.kind != "text" or c.name in request.columns)
+    theirs = {column.name: column for column in judge.columns}
+    missing, unlike = [], []
+    for name in dict.fromkeys(filter(None, (*names, request.target, request.weight_column))):
+        ours, column = dataset.column(name), theirs.get(name)
+        if ours is None:
+            continue  # is told elsewhere
+        if column is None:
+            missing.append(name)
+        elif _STORED_AS.get(ours.kind, ours.kind) != _STORED_AS.get(column.kind, column.kind) and column.distinct:
+            unlike.append(name)
+    for columns, what in ((missing, "has no column"), (unlike, "has values of another type in the column")):
+        if columns:
+            more = f" and {len(columns) - _NAMED} more" if len(columns) > _NAMED else ""
+            message = f"{what} {', '.join(columns[:_NAMED])}{more}"
+            found.faults.append(Fault(pointer, "unsuitable_dataset", message))
+    target = theirs.get(request.target)
+    if target is not None and target.missing == judge.rows:
+        found.faults.append(Fault(pointer, "unsuitable_dataset", "has no row with a target"))
+    if request.weight_column is not None and (
+        fault := _fault_of_weights(theirs.get(request.weight_column), request.target)
+    ):
+        found.faults.append(Fault(pointer, fault.code, f"its column of weights: {fault.message}"))
 
 
 def _is_of(value: object, column: Column) -> bool:

@@ -54,15 +54,19 @@ class Preparation:
         request: resolved: `features` and the seed are given.
         task: what the target is.
         dataset: the description of the rows.
+        judge: the description of the data set whose rows judge, where that is another one.
         settings: where the rows lie, and the memory budget; looked at here and now, so that a preparation that is sent
             to another machine keeps to the same budget, and so to the same order of rows.
 
     """
 
-    def __init__(self, request: TrainingRequest, task: Task, dataset: Dataset, settings: Settings) -> None:
+    def __init__(
+        self, request: TrainingRequest, task: Task, dataset: Dataset, judge: Dataset | None, settings: Settings
+    ) -> None:
         self._request = request
         self._task = task
         self._dataset = dataset
+        self._judge = judge
         self._files = DataFolder(settings.data_path)
         self._memory_bytes = settings.data_budget
         self._scratch = settings.scratch_path
@@ -75,12 +79,9 @@ class Preparation:
             StorageFull, OutOfMemory: there is no room for the encoded rows.
 
         """
-        request, path = self._request, self._files.dataset(self._dataset.id)
-        if not path.exists():
-            raise BadData("The rows of the data set are gone.")
-        assert request.features is not None
+        request = self._request
         assert request.training.seed is not None
-        table = StoredTable(path, request.features)
+        table = self._table(self._dataset)
         values = self._target_values(table)
         training_rows, validation_rows = split_rows(
             _codes(values), request.validation, request.training.seed, self._split_column(table)
@@ -93,6 +94,10 @@ class Preparation:
             else _class_weights(request.class_weights, target, values, training_rows)
         )
         del values  # a column may be all that memory has room for
+        judge = table
+        if self._judge is not None:
+            judge = self._table(self._judge)
+            validation_rows = self._labelled(judge, target)
         encoder = FeatureEncoder.fit(table, self._features(), training_rows)
         shape = RowsShape(
             rows=len(training_rows),
@@ -104,12 +109,32 @@ class Preparation:
         mean_weight = self._mean_weight(table, training_rows)
         data = SharedRows.create(shape, self._memory_bytes, self._scratch)
         try:
-            self._fill(_sides(data, training_rows, validation_rows), table, encoder, target, mean_weight, shares)
+            sides = _sides(data, training_rows, validation_rows)
+            for rows, chosen in ((table, sides),) if judge is table else ((table, sides[:1]), (judge, sides[1:])):
+                self._fill(chosen, rows, encoder, target, mean_weight, shares)
         except BaseException:
             data.close()
             raise
-        warnings = tuple(_warnings(self._dataset, request.target, table.rows, encoder))
-        return PreparedData(data, encoder, target, len(validation_rows) > 0, warnings)
+        warnings = [*_warnings(self._dataset, request.target, table.rows, encoder)]
+        if judge is not table and (left_out := judge.rows - len(validation_rows)):
+            warnings.append(f"{left_out} validation rows have no target, or one of no class known, and were left out.")
+        return PreparedData(data, encoder, target, len(validation_rows) > 0, tuple(warnings))
+
+    def _table(self, dataset: Dataset) -> StoredTable:
+        path = self._files.dataset(dataset.id)
+        if not path.exists():
+            raise BadData("The rows of the data set are gone.")
+        assert self._request.features is not None
+        return StoredTable(path, self._request.features)
+
+    def _labelled(self, table: StoredTable, target: Target) -> Rows:
+        """The rows of another data set that can judge."""
+        encoded = target.encode(self._target_values(table))  # type: ignore[arg-type]
+        is_known = encoded >= 0 if isinstance(target, ClassTarget) else ~np.isnan(encoded[:, 0])
+        rows = np.flatnonzero(is_known)
+        if not rows.size:
+            raise BadData("No row of the validation data set has a target that can be judged by.")
+        return rows
 
     def _features(self) -> list[Feature]:
         assert self._request.features is not None

@@ -26,6 +26,7 @@ from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Dataset
 from common.schemas.jobs import Job, JobError, StopReason
 from common.schemas.models import Lineage, Model
+from common.schemas.training import DatasetSplit
 from common.settings import Settings
 from common.store.checkpoints import SavedTraining
 from common.store.jobs import Claim
@@ -126,7 +127,9 @@ class TrainingRun:
 
     def _train(self, job: Job) -> None:
         dataset = self._stores.datasets.get(job.request.dataset_id)
-        preparation = Preparation(job.request, job.task, dataset, self._settings)
+        validation = job.request.validation
+        judge = self._stores.datasets.get(validation.dataset_id) if isinstance(validation, DatasetSplit) else None
+        preparation = Preparation(job.request, job.task, dataset, judge, self._settings)
         with beside(_LOOK_SECONDS, self._look):
             prepared = preparation.prepare()
         try:

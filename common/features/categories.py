@@ -219,6 +219,8 @@ def as_categories(name: str, column: TableColumn, of: Literal["text", "number", 
         if of != "text":
             raise BadData(f"column {name} holds text, where numbers are expected")
         return column
+    if of == "text" and np.isnan(column).all():  # a column without any value is stored as numbers
+        return Coded(np.full(len(column), MISSING, np.int64), ())
     if of == "text":
         raise BadData(f"column {name} holds numbers, where text is expected")
     present = ~np.isnan(column)

@@ -11,6 +11,7 @@ from common.errors import BadData
 from common.features.table import MISSING, Coded, TableColumn
 from common.schemas.training import (
     ColumnSplit,
+    DatasetSplit,
     GroupSplit,
     NoSplit,
     RandomSplit,
@@ -40,7 +41,7 @@ def split_rows(
     candidates = np.flatnonzero(codes >= 0)
     if candidates.size == 0:
         raise BadData("no row has a value for the target")
-    if isinstance(validation, NoSplit):
+    if isinstance(validation, NoSplit | DatasetSplit):
         return candidates, candidates[:0]
     if isinstance(validation, RandomSplit):
         is_validation = _random(codes[candidates], validation, np.random.default_rng([seed, _PURPOSE]))

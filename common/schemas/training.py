@@ -116,14 +116,23 @@ class ColumnSplit(Record):
     """Of the validation rows."""
 
 
+class DatasetSplit(Record):
+    """All rows of another data set, which has the same columns."""
+
+    kind: Literal["dataset"] = "dataset"
+    dataset_id: Annotated[str, Field(max_length=100)]
+
+
 class NoSplit(Record):
     """No validation rows: the training loss stands in for the validation loss."""
 
     kind: Literal["none"] = "none"
 
 
-Validation = Annotated[RandomSplit | GroupSplit | TimeSplit | ColumnSplit | NoSplit, Discriminator("kind")]
-_validation = choice(("random", "none", "group", "time", "column"), ("dataset",), bare=False)
+Validation = Annotated[
+    RandomSplit | GroupSplit | TimeSplit | ColumnSplit | DatasetSplit | NoSplit, Discriminator("kind")
+]
+_validation = choice(("random", "none", "group", "time", "column", "dataset"), bare=False)
 
 
 class Stopping(Record):

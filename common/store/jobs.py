@@ -19,7 +19,7 @@ from common.identifiers import is_id
 from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
 from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, Progress, StopReason
 from common.schemas.models import Task
-from common.schemas.training import TrainingRequest
+from common.schemas.training import DatasetSplit, TrainingRequest
 from common.store import keys
 from common.store.client import Client, Script, new_token, pairs, stored, tell_once, text, texts, to_json
 from common.store.datasets import Created, reused
@@ -96,6 +96,7 @@ class JobStore:
         }
         if request.name is not None:
             fields["name"] = request.name
+        judge = request.validation.dataset_id if isinstance(request.validation, DatasetSplit) else None
         answer = self._submit(
             [
                 keys.job(job_id),
@@ -109,6 +110,8 @@ class JobStore:
                 keys.idempotency("jobs", idempotency_key) if idempotency_key else "",
                 keys.model(request.base_model_id) if request.base_model_id else "",
                 keys.model_jobs(request.base_model_id or ""),
+                keys.dataset(judge) if judge else "",
+                keys.dataset_jobs(judge or ""),
                 *(keys.jobs_with_label(f"{label}:{value}") for label, value in request.labels.items()),
             ],
             [job_id, request.priority, max_queued, self._time(), digest, keys.CHANGES, *pairs(fields)],
@@ -604,6 +607,7 @@ class JobStore:
         with damage("The record of a job is damaged."):
             described = json.loads(request)
             dataset_id, base_model_id = described["dataset_id"], described["base_model_id"]
+            judge = described["validation"].get("dataset_id")
         ends = target in TERMINAL
         model_id, model_name = model or ("", "")
         return self._move(
@@ -622,6 +626,7 @@ class JobStore:
                 keys.job_metrics(job_id),
                 keys.TO_ARCHIVE,
                 keys.model_jobs(base_model_id) if base_model_id else "",
+                keys.dataset_jobs(judge) if judge else "",
             ],
             [
                 job_id,

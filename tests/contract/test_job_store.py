@@ -824,6 +824,18 @@ def test_a_data_set_in_use_stays_until_its_jobs_have_ended(stores: Stores) -> No
         submit(stores, dataset_id)
 
 
+def test_a_data_set_whose_rows_judge_is_in_use_as_well(stores: Stores) -> None:
+    dataset_id, judge = create(stores).id, create(stores).id
+    validation = {"kind": "dataset", "dataset_id": judge}
+    job_id = submit(stores, dataset_id, validation=validation)
+    with pytest.raises(Conflict):
+        stores.datasets.delete(judge)
+    stores.jobs.cancel(job_id)
+    stores.datasets.delete(judge)
+    with pytest.raises(NotFound):
+        submit(stores, dataset_id, validation=validation)
+
+
 def test_a_deletion_that_races_a_submission_leaves_no_job_without_its_data(stores: Stores) -> None:
     for _ in range(40):
         dataset_id = create(stores).id

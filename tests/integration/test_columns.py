@@ -64,7 +64,7 @@ def test_times_categories_and_gaps_are_learned_from_as_they_were_asked_for(stack
     noon, night = ({"at": f"2023-06-07T{hour}:00:00Z", "station": 1, "crowd": None} for hour in ("12", "00"))
     at_noon, at_night = (p["value"] for p in stack.client.predict(job["model_id"], [noon, night])["predictions"])
     assert at_noon - at_night == pytest.approx(4, abs=0.6)
-    with pytest.raises(ApiError, match="wrong_type"):
+    with pytest.raises(ApiError, match="expected a date or time"):
         stack.client.predict(job["model_id"], [{**noon, "at": "noon"}])
 
 
@@ -79,6 +79,15 @@ def test_rows_of_a_value_judge_and_what_does_not_fit_the_columns_is_told_at_once
     job, _ = trained(stack, **request, training={"seed": 1, "epochs": 1})
     assert "part" not in job["request"]["features"]
     assert job["progress"]["rows_seen"] == 4500
+    judge = upload_frame(stack, "later", frame.tail(500))
+    judged, _ = trained(
+        stack,
+        dataset_id=dataset,
+        target="rents",
+        validation={"kind": "dataset", "dataset_id": judge},
+        training={"seed": 1, "epochs": 1},
+    )
+    assert judged["progress"]["rows_seen"] == 6000
     wrong = {
         **request,
         "columns": {"at": {"scale": "log"}, "crowd": {"missing": "error"}},

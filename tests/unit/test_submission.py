@@ -515,3 +515,27 @@ def test_the_default_number_of_workers_is_within_the_operators_limit() -> None:
     assert told(refused) == [("/cluster/workers", "out_of_range")]
     other = judge(settings=Settings(max_workers=1), cluster={"servers": 0})
     assert told(other) == [("/cluster/servers", "out_of_range")]
+
+
+def test_a_data_set_whose_rows_judge_must_have_the_columns_of_the_first() -> None:
+    request = {"dataset_id": FLOWER_DATA.id, "target": "species"}
+    other = a_dataset(columns=(number("length"), number("colour"), words("species"), number("more")), rows=50)
+    same = a_dataset(columns=FLOWERS, rows=50)
+    there = {data.id: data for data in (FLOWER_DATA, other, same)}
+
+    def find(dataset_id: str) -> Dataset:
+        if dataset_id not in there:
+            raise NotFound("none")
+        return there[dataset_id]
+
+    def faults_with(dataset_id: str) -> list[tuple[str, str]]:
+        validation = {"kind": "dataset", "dataset_id": dataset_id}
+        found = assess({**request, "validation": validation}, find, no_model, Settings(), lambda: 0)
+        return [(fault.pointer, fault.code) for fault in found.faults]
+
+    pointer = "/validation/dataset_id"
+    assert faults_with(same.id) == []
+    assert faults_with("ds_nowhere") == [(pointer, "dataset_not_found")]
+    assert faults_with(other.id) == [(pointer, "unsuitable_dataset")] * 2
+    request["features"] = ["length"]  # type: ignore[assignment]
+    assert faults_with(other.id) == []

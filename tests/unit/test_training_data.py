@@ -51,11 +51,13 @@ def stored(frame: pl.DataFrame, state: Path) -> Dataset:
     return dataset
 
 
-def preparation(dataset: Dataset, task: Task, state: Path, budget: int | None = None, **request: Any) -> Preparation:
+def preparation(
+    dataset: Dataset, task: Task, state: Path, budget: int | None = None, judge: Dataset | None = None, **request: Any
+) -> Preparation:
     target, weights = request.setdefault("target", "y"), request.get("weight_column")
     request.setdefault("features", [c.name for c in dataset.columns if c.name not in (target, weights)])
     resolved = TrainingRequest.model_validate({"dataset_id": dataset.id, "training": {"seed": 5}, **request})
-    return Preparation(resolved, task, dataset, Settings(state_dir=state, data_memory_bytes=budget))
+    return Preparation(resolved, task, dataset, judge, Settings(state_dir=state, data_memory_bytes=budget))
 
 
 def same(found: Arrays, expected: Arrays) -> None:
@@ -149,7 +151,11 @@ def test_the_rows_are_the_same_bits_however_they_are_made(
 ) -> None:
     frame, (name, task) = a_frame(rows, seed), target
     dataset = stored(frame, tmp_path)
-    request = {"target": name, "weight_column": "w" if weighted else None, "validation": validation}
+    request: dict[str, Any] = {
+        "target": name,
+        "weight_column": "w" if weighted else None,
+        "validation": validation,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worker.training_data._TILE_CELLS", tiles[0])
         patch.setattr("worker.training_data._STRIPE_BYTES", tiles[1])
@@ -268,6 +274,29 @@ def test_a_row_far_from_all_others_is_named_by_its_number(
     frame = pl.DataFrame({"a": [1.0, 2.0] * 50, "b": values, "y": [float(row) for row in range(100)]})
     with pytest.raises(BadData, match=f"row {far + 1}, column b is too far"):
         preparation(stored(frame, tmp_path), "regression", tmp_path).prepare()
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_rows_of_another_data_set_judge_encoded_by_what_the_first_one_holds(tmp_path: Path, task: Task) -> None:
+    target = "label" if task == "classification" else "y"
+    frame = a_frame(300, 1)
+    other = a_frame(80, 2).with_columns(label=pl.when(pl.int_range(pl.len()) < 3).then(99).otherwise("label"))
+    dataset, judge = stored(frame, tmp_path), stored(other, tmp_path)
+    features = [name for name in frame.columns if name not in ("y", "label", "w")]
+    request: dict[str, Any] = {"target": target, "features": features, "weight_column": "w"}
+    judged = {"kind": "dataset", "dataset_id": judge.id}
+    prepared = preparation(dataset, task, tmp_path, judge=judge, **request, validation=judged).prepare()
+    alone = preparation(dataset, task, tmp_path, **request, validation={"kind": "none"}).prepare()
+    assert prepared.encoder.to_document() == alone.encoder.to_document()
+    same(arrays(prepared.data)[:3], arrays(alone.data)[:3])
+    known = [row for row, label in enumerate(other[target]) if label is not None and label != 99]
+    records = [[other[name][row] for name in features] for row in known]
+    np.testing.assert_array_equal(prepared.data.validation_x, prepared.encoder.encode_records(records))
+    left_out = len(other) - len(known)
+    assert left_out > 0
+    assert any(f"{left_out} validation rows have no target" in warning for warning in prepared.warnings)
+    prepared.data.close()
+    alone.data.close()
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,6 @@ def test_a_bare_kind_stands_for_its_full_form_which_is_shown(pointer: str, kind:
 
 PLANNED: list[tuple[str, list[object]]] = [
     ("/network/layers/0", ["batch_norm", {"kind": "conv2d"}]),
-    ("/validation", ["dataset", {"kind": "dataset", "dataset_id": "ds_1"}]),
 ]
 
 

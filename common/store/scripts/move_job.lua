@@ -2,7 +2,7 @@
 -- KEYS: 1 job (hash)  2 queue (zset)  3 jobs:state:<new> (zset)  4 dataset jobs (set)  5 job events (stream)
 --       6 prefix of jobs:state:*  7 model (hash, or "")  8 models (zset)  9 model versions (zset)
 --       10 model counter  11 sequence (counter)  12 job metrics (hash)  13 jobs to archive (set)
---       14 jobs of the base model (set, or "")
+--       14 jobs of the base model (set, or "")  15 jobs of the validation data set (set, or "")
 -- ARGV: 1 job id  2 new state  3 states it may come from, comma separated  4 fence expected, or ""
 --       5 now  6 token  7 event data (JSON)  8 "1" to raise the fence  9 "1" for a claim, which is a new attempt
 --       10 "1" if the new state is terminal  11 model id, or ""  12 wishes of which none may be there, comma separated
@@ -55,7 +55,9 @@ end
 if ARGV[10] == "1" then
   redis.pcall("SREM", KEYS[4], id)
   redis.pcall("SADD", KEYS[13], id)
-  if KEYS[14] ~= "" then redis.pcall("SREM", KEYS[14], id) end
+  for i = 14, 15 do
+    if KEYS[i] ~= "" then redis.pcall("SREM", KEYS[i], id) end
+  end
 end
 if ARGV[14] ~= "" then
   for _, epoch in ipairs(redis.pcall("HKEYS", KEYS[12])) do
