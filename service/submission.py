@@ -26,8 +26,8 @@ MAX_CLASSES_OF_INTEGERS = 20
 MAX_CLASSES = 10_000
 ADAMW_DECAY = 0.01
 _FLOAT_BYTES = 4
-_VECTORS = 6
-"""Parameters, their mean gradient, two moments, the best so far, and the copy that becomes the model."""
+_VECTORS = 7
+"""Parameters, their mean gradient, two moments, the best so far, the mean since then, and the copy that becomes the model."""
 _VECTORS_OF_REPRODUCIBLE = 8
 """At most, for each worker: the gradient of a leaf, sums that are not complete yet, and those that it sends."""
 _VECTORS_PER_WORKER = {"synchronous": 1, "bounded_staleness": 2, "local_steps": 5}

@@ -138,14 +138,18 @@ class ServerProcess(_Process):
             return error
         return None
 
-    def remember_best(self) -> None:
-        """See `ParameterServer.remember_best`."""
+    def remember(self, number: int) -> None:
+        """See `ParameterServer.remember`."""
         for server in self._servers:
-            server.remember_best()
+            server.remember(number)
 
     def best(self) -> Vector:
         """The best parameters of its shards, one after the other."""
         return np.concatenate([server.best for server in self._servers])
+
+    def mean(self) -> Vector:
+        """The mean parameters of its shards, one after the other."""
+        return np.concatenate([server.mean for server in self._servers])
 
     def describe(self) -> dict[str, object]:
         """This process and what it did."""
@@ -420,14 +424,18 @@ class ActorGroup:
         of_workers: list[State] = get([worker.state.remote() for worker in self._workers])
         return States([shard for shards in of_servers for shard in shards], of_workers)
 
-    def remember_best(self) -> None:
-        """Keeps the parameters as the best so far."""
+    def remember(self, number: int) -> None:
+        """Keeps the parameters of an epoch's end: see `ParameterServer.remember`."""
         for server in self._servers:
-            server.remember_best.remote()  # calls of one caller run in order: the next segment comes after it
+            server.remember.remote(number)  # calls of one caller run in order: the next segment comes after it
 
     def best(self) -> Vector:
         """The best parameters so far."""
         return np.concatenate(get([server.best.remote() for server in self._servers]))
+
+    def mean(self) -> Vector:
+        """The mean of the best parameters and those of all epochs after them."""
+        return np.concatenate(get([server.mean.remote() for server in self._servers]))
 
     def halt(self) -> None:
         """Ends the segment in work at its next step."""

@@ -73,6 +73,7 @@ class ParameterServer:
         self._parameters = end.parameters
         self._parameters[:] = initial if state is None else state["parameters"]
         self._best = self._parameters.copy() if state is None else state["best"].copy()
+        self._mean = self._best.copy() if state is None else state.get("mean", state["best"]).copy()
         self._sum = np.empty_like(self._parameters)
         self._optimizer = self._make_optimizer()
         self._schedule = make_schedule(task.schedule, task.extent)
@@ -91,7 +92,8 @@ class ParameterServer:
     def state(self) -> State:
         """What a server that takes this one's place needs to go on: views, to be copied before the next step."""
         optimizer = {f"optimizer.{name}": array for name, array in self._optimizer.state().items()}
-        return {"parameters": self._parameters, "best": self._best, "updates": np.array([self.updates]), **optimizer}
+        own = {"parameters": self._parameters, "best": self._best, "mean": self._mean}
+        return {**own, "updates": np.array([self.updates]), **optimizer}
 
     def _restore(self, state: State) -> None:
         self.updates = int(state["updates"][0])
@@ -185,14 +187,29 @@ class ParameterServer:
             raise Diverged(f"The loss or its gradient stopped being finite numbers at step {self.updates + 1}.")
         return number
 
-    def remember_best(self) -> None:
-        """Keeps a copy of the parameters as the best so far."""
-        self._best[:] = self._parameters
+    def remember(self, number: int) -> None:
+        """Keeps the parameters of an epoch's end: the first as the best so far, all in the mean of those since then.
+
+        Args:
+            number: 1 for the best so far, 2 for those of the epoch after it, and so on.
+
+        """
+        if number == 1:
+            self._best[:] = self._mean[:] = self._parameters
+            return
+        np.subtract(self._parameters, self._mean, out=self._sum)  # nothing is added up between two segments
+        self._sum /= number
+        self._mean += self._sum
 
     @property
     def best(self) -> Vector:
-        """The parameters last remembered, or the initial ones."""
+        """The best parameters that were remembered, or the initial ones."""
         return self._best
+
+    @property
+    def mean(self) -> Vector:
+        """The mean of the best parameters and all that were remembered after them."""
+        return self._mean
 
     def describe_synchrony(self) -> Told:
         """What there is to tell of how the workers kept step since `serve` was last called."""

@@ -185,6 +185,7 @@ class TrainingRun:
             stop_reason = training.run()
             if stop_reason is None:
                 return
+            training.settle(stop_reason)
             for process in group.processes():
                 self._stores.jobs.record(self._claim, kind="worker", event={"phase": "finished", **process})
             self._finish(job, dataset, task, prepared, training, stop_reason)
@@ -215,7 +216,7 @@ class TrainingRun:
         if metrics is None:
             jobs.end_cancelled(self._claim)
             return
-        model = _model(job, dataset, task, prepared, metrics, training.best_weights())
+        model = _model(job, dataset, task, prepared, metrics, training)
         self._stores.models.save(model)
         published = (model.record.id, model.record.name)
         if stop_reason != "cancelled":
@@ -295,7 +296,7 @@ def _model(
     task: TrainingTask,
     prepared: PreparedData,
     metrics: dict[str, float],
-    weights: bytes,
+    training: Training,
 ) -> StoredModel:
     assert job.request.model_name is not None
     assert job.request.loss is not None
@@ -315,6 +316,7 @@ def _model(
             dataset_sha256=dataset.sha256,
             seed=task.seed,
             attempt=job.attempt,
+            averaged_epochs=training.averaged_epochs,
             base_model_id=job.request.base_model_id,
             request=job.request.model_dump(mode="json"),
             versions={
@@ -329,4 +331,4 @@ def _model(
         encoder=prepared.encoder.to_document(),
         target=prepared.target.to_document(),
     )
-    return StoredModel(record, document.model_dump(mode="json"), weights)
+    return StoredModel(record, document.model_dump(mode="json"), training.best_weights())

@@ -36,6 +36,8 @@ class Lineage(Record):
     dataset_sha256: str
     seed: int
     attempt: int
+    averaged_epochs: int = 1
+    """How many epochs the weights are the mean of: those of the best one, or with all after it where that was better."""
     base_model_id: str | None = None
     """The model that the training began with."""
     request: dict[str, object]

@@ -149,3 +149,29 @@ def test_every_optimizer_learns_through_the_stack(stack: RunningStack, optimizer
     dataset = upload(stack.client, "cancer", columns.round(4), target.tolist())
     job, _ = trained(stack, dataset_id=dataset, target="target", optimizer=optimizer, loss="quadratic")
     assert job["metrics"]["accuracy"] > 0.9
+
+
+def test_the_mean_of_the_weights_from_the_best_epoch_on_is_kept_where_it_is_better(stack: RunningStack) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    dataset = upload(stack.client, "diabetes", x, y.tolist())
+    averaged = []
+    for seed in range(1, 5):
+        job, rows = trained(
+            stack,
+            dataset_id=dataset,
+            target="target",
+            training={"seed": seed, "batch_size": 16},
+            optimizer={"kind": "adam", "learning_rate": 0.01},
+            validation={"kind": "random", "fraction": 0.3},
+            stopping={"patience": 6},
+        )
+        model = stack.client.call("GET", f"/v1/models/{job['model_id']}")
+        best = min(rows, key=lambda row: row["validation_loss"])
+        averaged.append(model["lineage"]["averaged_epochs"])
+        assert averaged[-1] in (1, 1 + len(rows) - best["epoch"])
+        assert model["metrics"] == job["metrics"]
+        if averaged[-1] == 1:
+            assert job["metrics"] == best["metrics"]
+        else:
+            assert job["metrics"]["rmse"] < best["metrics"]["rmse"]
+    assert max(averaged) == 7
