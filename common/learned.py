@@ -76,10 +76,7 @@ class LearnedNetwork:
             Invalid: an instance does not fit the inputs, or its answer is no finite number.
 
         """
-        outputs: Floats = self.predictor.predict(self.encoder.encode_records(instances))
-        if isinstance(self.target, NumberTarget):
-            with np.errstate(over="ignore"):
-                outputs = self.target.decode(outputs)
+        outputs = self.answers(self.encoder.encode_records(instances))
         finite = np.isfinite(outputs).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
@@ -88,6 +85,17 @@ class LearnedNetwork:
         if isinstance(self.target, NumberTarget):
             return self._valued(outputs)
         return _labelled(self.target, outputs)
+
+    def answers(self, x: Floats) -> Floats:
+        """The probabilities of the classes, or the values in the target's units, for rows as the encoder makes them.
+
+        A new array of shape (rows, classes), (rows, 1) or (rows, quantiles); values too large are infinite.
+        """
+        outputs: Floats = self.predictor.predict(x)
+        if isinstance(self.target, NumberTarget):
+            with np.errstate(over="ignore"):
+                outputs = self.target.decode(outputs)
+        return outputs
 
     def _valued(self, outputs: Floats) -> list[Prediction]:
         values = outputs[:, self.predictor.middle].tolist()

@@ -8,6 +8,7 @@ from common.network.health import LayerHealth, unit_health
 from common.network.losses import ClassLoss, NumberLoss
 from common.network.metrics import MetricSums, classification_sums, regression_sums
 from common.network.network import Network
+from common.network.parameters import Floats
 from common.network.quiet import quiet
 from worker.channel import Vector
 from worker.shared_rows import SharedRows
@@ -41,9 +42,23 @@ class Evaluator:
             embeddings=task.embeddings,
         )
 
+    @property
+    def middle(self) -> int:
+        """Which of the predictions is the value."""
+        loss = self._network.loss
+        return loss.middle if isinstance(loss, NumberLoss) else 0
+
+    def predict(self, piece: int) -> Floats:
+        """What the network says of the targets of a piece's rows, a new array of shape (rows, outputs)."""
+        outputs = self._network.outputs(self._data.validation_x[rows_of(piece)])
+        predictions = np.empty_like(outputs)
+        with quiet():
+            self._network.loss.predict(outputs, predictions)
+        return predictions
+
     def evaluate(self, piece: int) -> MetricSums:
         """The metrics' sums over a piece."""
-        rows = slice(piece * _ROWS, (piece + 1) * _ROWS)
+        rows = rows_of(piece)
         x, targets = self._data.validation_x[rows], self._data.validation_targets[rows]
         weights = None if self._data.validation_weights is None else self._data.validation_weights[rows]
         outputs, loss = self._network.outputs(x), self._network.loss
@@ -61,6 +76,11 @@ class Evaluator:
     def health(self) -> tuple[LayerHealth, ...]:
         """How alive the units are that the last evaluated piece has met."""
         return unit_health(self._network.last)
+
+
+def rows_of(piece: int) -> slice:
+    """Which of the validation rows are a piece's."""
+    return slice(piece * _ROWS, (piece + 1) * _ROWS)
 
 
 def pieces(data: SharedRows) -> range:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.exact_sum import exact_parts
 from common.network.health import LayerHealth, gradient_norms, update_norms
 from common.network.masks import DropoutMasks
 from common.network.metrics import MetricSums
@@ -25,7 +26,6 @@ from worker.channel import Halted, Vector
 from worker.channel.ends import BUSY, EXCHANGE, NORM, POSITION, WEIGHT, WEIGHTS, WorkerEnd
 from worker.epoch_order import epoch_order
 from worker.evaluator import Evaluator
-from worker.exact_sum import exact_parts
 from worker.max_norm import MaxNorm
 from worker.norm import GrainSums, clipping, is_finite
 from worker.optimizers import State, make_optimizer

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.exact_sum import exact_parts
 from common.network.health import LayerHealth
 from common.network.metrics import MetricSums
 from common.schemas.jobs import Progress
-from worker.exact_sum import exact_parts
 from worker.health_rule import HealthRule
 from worker.parameter_server import Told
 from worker.schedules import Plateau

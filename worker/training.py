@@ -14,7 +14,6 @@ from common.learned import LearnedDocument
 from common.lifecycle import Wish
 from common.network.health import LayerHealth, merge
 from common.network.metrics import MetricSums
-from common.network.saved import weights_to_bytes
 from common.schemas.jobs import EpochMetrics, Job, Progress, StopReason
 from common.schemas.training import LocalSteps
 from common.settings import Settings
@@ -165,12 +164,12 @@ class Training:
             self._mean, self.averaged_epochs = mean, epochs
             at.best_metrics = self._metrics(evaluation)
 
-    def best_weights(self) -> bytes:
-        """The saved form of the best parameters."""
+    def best_weights(self) -> Vector:
+        """The best parameters."""
         best = self._group.best() if self._mean is None else self._mean
         if not np.isfinite(best).all():
             raise TrainingFailure("The weights are no finite numbers.", code="diverged")
-        return weights_to_bytes(best)
+        return best
 
     # Segments
 

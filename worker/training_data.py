@@ -80,12 +80,9 @@ class Preparation:
 
         """
         request = self._request
-        assert request.training.seed is not None
         table = self._table(self._dataset)
         values = self._target_values(table)
-        training_rows, validation_rows = split_rows(
-            _codes(values), request.validation, request.training.seed, self._split_column(table)
-        )
+        training_rows, validation_rows = self._split(table, values)
         counts = request.loss is not None and request.loss.kind == "poisson"
         target = fit_target(self._task, values, training_rows, counts=counts)
         shares = (
@@ -120,6 +117,28 @@ class Preparation:
             warnings.append(f"{left_out} validation rows have no target, or one of no class known, and were left out.")
         return PreparedData(data, encoder, target, len(validation_rows) > 0, tuple(warnings))
 
+    def validation_numbers(self) -> NDArray[np.float64]:
+        """The targets of a regression's validation rows, or else of its training rows, as they stand in the data set.
+
+        Raises:
+            BadData: the rows are gone.
+
+        """
+        table = self._table(self._judge or self._dataset)
+        values = self._target_values(table)
+        assert not isinstance(values, Coded)
+        if self._judge is not None:
+            return values[~np.isnan(values)]
+        training_rows, validation_rows = self._split(table, values)
+        return values[validation_rows if len(validation_rows) else training_rows]
+
+    def _split(self, table: StoredTable, values: TableColumn) -> tuple[Rows, Rows]:
+        """Training rows and validation rows, by the values of their target."""
+        assert self._request.training.seed is not None
+        validation, name = self._request.validation, getattr(self._request.validation, "column", None)
+        column = None if name is None else table.read([name])[name]
+        return split_rows(_codes(values), validation, self._request.training.seed, column)
+
     def _table(self, dataset: Dataset) -> StoredTable:
         path = self._files.dataset(dataset.id)
         if not path.exists():
@@ -148,11 +167,6 @@ class Preparation:
                 raise BadData(f"The column {name} cannot be learned from.")
             found.append(Feature(name, options.kind or TAKEN_FOR[column.kind][0], column.kind, options))
         return found
-
-    def _split_column(self, table: StoredTable) -> TableColumn | None:
-        """The column that says which rows judge, where one does."""
-        name = getattr(self._request.validation, "column", None)
-        return None if name is None else table.read([name])[name]
 
     def _target_values(self, table: StoredTable, start: int = 0, stop: int | None = None) -> TableColumn:
         name = self._request.target

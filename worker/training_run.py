@@ -21,11 +21,12 @@ from common.errors import (
 )
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
+from common.network.saved import weights_to_bytes
 from common.network.structure import parameter_count
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Dataset
 from common.schemas.jobs import Job, JobError, StopReason
-from common.schemas.models import Lineage, Model
+from common.schemas.models import Evaluation, Lineage, Model
 from common.schemas.training import DatasetSplit
 from common.settings import Settings
 from common.store.checkpoints import SavedTraining
@@ -35,6 +36,7 @@ from common.store.stores import Stores, utc_now
 from worker.actors import ActorPool, ProcessLost, Reservation, States
 from worker.beside import beside
 from worker.channel import FENCE_BYTES, Vector
+from worker.final_evaluation import evaluate_wholly
 from worker.schedules import plateau_of
 from worker.standing import Standing
 from worker.stopping import StoppingRule
@@ -188,7 +190,7 @@ class TrainingRun:
             training.settle(stop_reason)
             for process in group.processes():
                 self._stores.jobs.record(self._claim, kind="worker", event={"phase": "finished", **process})
-            self._finish(job, dataset, task, prepared, training, stop_reason)
+            self._finish(job, dataset, task, preparation, prepared, training, stop_reason)
         finally:
             group.close()
 
@@ -207,16 +209,21 @@ class TrainingRun:
         job: Job,
         dataset: Dataset,
         task: TrainingTask,
+        preparation: Preparation,
         prepared: PreparedData,
         training: Training,
         stop_reason: StopReason,
     ) -> None:
         jobs = self._stores.jobs
-        metrics = training.best_metrics
-        if metrics is None:
+        told = training.best_metrics
+        if told is None:
             jobs.end_cancelled(self._claim)
             return
-        model = _model(job, dataset, task, prepared, metrics, training)
+        weights = training.best_weights()
+        numbers = preparation.validation_numbers() if job.task == "regression" else None
+        metrics, evaluation = evaluate_wholly(task, prepared, weights, numbers)
+        metrics |= told  # the same to a rounding error, and what the epochs have shown stays
+        model = _model(job, dataset, task, prepared, metrics, evaluation, weights, training.averaged_epochs)
         self._stores.models.save(model)
         published = (model.record.id, model.record.name)
         if stop_reason != "cancelled":
@@ -296,7 +303,9 @@ def _model(
     task: TrainingTask,
     prepared: PreparedData,
     metrics: dict[str, float],
-    training: Training,
+    evaluation: Evaluation,
+    weights: Vector,
+    averaged_epochs: int,
 ) -> StoredModel:
     assert job.request.model_name is not None
     assert job.request.loss is not None
@@ -310,13 +319,14 @@ def _model(
         inputs=prepared.encoder.inputs,
         output=output_of(job.request.target, prepared.target),
         metrics=metrics,
+        evaluation=evaluation,
         parameters=task.parameters,
         created_at=utc_now(),
         lineage=Lineage(
             dataset_sha256=dataset.sha256,
             seed=task.seed,
             attempt=job.attempt,
-            averaged_epochs=training.averaged_epochs,
+            averaged_epochs=averaged_epochs,
             base_model_id=job.request.base_model_id,
             request=job.request.model_dump(mode="json"),
             versions={
@@ -331,4 +341,4 @@ def _model(
         encoder=prepared.encoder.to_document(),
         target=prepared.target.to_document(),
     )
-    return StoredModel(record, document.model_dump(mode="json"), training.best_weights())
+    return StoredModel(record, document.model_dump(mode="json"), weights_to_bytes(weights))

@@ -46,6 +46,52 @@ class Lineage(Record):
     """Of Chainrule, Python, NumPy and Ray."""
 
 
+class ClassEvaluation(Record):
+    """One class against all others."""
+
+    label: Label
+    rows: int
+    """Of this class."""
+    predicted: int
+    """Rows that were said to be of this class."""
+    precision: float
+    """The share of the `predicted` rows that are of this class; 0 without any."""
+    recall: float
+    """The share of its `rows` that were said to be; 0 without any."""
+    f1: float
+    """The harmonic mean of both; 0 without any row."""
+    roc_auc: float | None = None
+    """The area under the ROC curve; null when all rows are of this class or none is, or they are too many to rank."""
+    pr_auc: float | None = None
+    """Average precision; null as `roc_auc` is."""
+
+
+class QuantileEvaluation(Record):
+    """One quantile of an interval."""
+
+    quantile: float
+    loss: float
+    """The mean pinball loss, in the target's units."""
+    below: float
+    """The share of rows whose target is at or below it; `quantile`, if it is right."""
+
+
+class Evaluation(Record):
+    """What a model's metrics over some rows are made of."""
+
+    rows: int
+    """That were predicted and compared."""
+    classes: Listed[ClassEvaluation] | None = None
+    """Of a classification, class by class as in the model's `output`."""
+    confusion_matrix: Listed[Listed[int]] | None = None
+    """How many rows of each class (down) were said to be of which (across); null beyond 100 classes."""
+    unknown_class_predictions: Listed[int] | None = None
+    """How many rows of classes that the model does not know were said to be of which; null when there are none."""
+    quantiles: Listed[QuantileEvaluation] | None = None
+    """Of a regression whose loss gave them."""
+    warnings: Listed[str] = ()
+
+
 class Model(Record):
     """An immutable learned network."""
 
@@ -58,6 +104,9 @@ class Model(Record):
     inputs: Listed[ModelInput]
     output: ModelOutput
     metrics: dict[str, float]
+    """Of its weights, on the validation rows of its training; docs/evaluation.md says what each is."""
+    evaluation: Evaluation | None = None
+    """What the metrics are made of; null in lists, and for models of an earlier version."""
     parameters: Annotated[int, Field(description="How many numbers were learned.")]
     created_at: Time
     aliases: Listed[str] = ()

@@ -125,7 +125,7 @@ class ModelStore:
 
     @stored
     def page(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
-        """A page of models, newest first; with `name`, of its versions."""
+        """A page of models, newest first, without their evaluations; with `name`, of its versions."""
         if name is not None and re.match(MODEL_NAME, name) is None:
             return Page([], None)
         page = newest_first(self._client, keys.model_versions(name) if name else keys.MODELS, limit, cursor)
@@ -133,7 +133,8 @@ class ModelStore:
         for model_id in page.data:
             pipeline.hmget(keys.model(model_id), "record", "version")
         found = [pair for pair in pipeline.execute(raise_on_error=False) if isinstance(pair, list) and all(pair)]
-        return Page(readable(found, lambda pair: _read(*pair)), page.next_cursor)
+        brief = {"evaluation": None}  # which may be long
+        return Page(readable(found, lambda pair: _read(*pair).model_copy(update=brief)), page.next_cursor)
 
     @stored
     def delete(self, model_id: str) -> None:

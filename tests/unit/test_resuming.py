@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.exact_sum import exact_parts
 from common.schemas import training
 from common.schemas.network import Dense, NetworkShape
 from common.schemas.optimizers import Adam, Optimizer, Sgd
 from tests.unit.training import SMALL, Cast, make_rows, make_task, train
 from worker.evaluator import pieces
-from worker.exact_sum import exact_parts
 from worker.task import Segment
 
 WIDE = NetworkShape(layers=(Dense(units=300, activation="tanh", dropout=0.25),))

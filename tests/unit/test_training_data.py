@@ -23,7 +23,7 @@ from common.features.encoder import FeatureEncoder
 from common.features.feature import Feature
 from common.features.split import split_rows
 from common.features.table import Coded, Table, code_values
-from common.features.target import fit_target
+from common.features.target import NumberTarget, fit_target
 from common.schemas.columns import FeatureKind
 from common.schemas.datasets import Column, Dataset
 from common.schemas.models import Task
@@ -253,6 +253,19 @@ def test_validation_rows_that_all_weigh_nothing_are_refused(tmp_path: Path) -> N
 
 
 # What does not do
+
+
+@pytest.mark.parametrize("validation", [{"kind": "random", "fraction": 0.3}, {"kind": "none"}])
+def test_the_targets_that_judge_are_at_hand_as_they_stand_in_the_set(
+    tmp_path: Path, validation: dict[str, Any]
+) -> None:
+    frame = a_frame(120, 3).with_columns(y=pl.when(pl.col("whole") < 100).then(0.0).otherwise(pl.col("y") + 1e6))
+    prepare = preparation(stored(frame, tmp_path), "regression", tmp_path, validation=validation)
+    prepared, numbers = prepare.prepare(), prepare.validation_numbers()
+    assert (numbers == 0).sum() > 3
+    assert set(numbers) <= set(frame["y"].drop_nulls())
+    assert isinstance(prepared.target, NumberTarget)
+    np.testing.assert_array_equal(prepared.target.encode(numbers), prepared.data.validation_targets)
 
 
 def test_rows_that_are_gone_are_told(tmp_path: Path) -> None:
