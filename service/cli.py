@@ -239,9 +239,17 @@ def outcome(job: dict[str, Any]) -> str:
     if job["error"]:
         hint = f" {job['error']['hint']}" if job["error"]["hint"] else ""
         return f"failed ({job['error']['code']}): {job['error']['message']}{hint}"
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in (job["metrics"] or {}).items())
+    metrics = _headline(job["metrics"])
     model = f"; model {job['model_id']}" if job["model_id"] else ""
     return f"{job['state']} ({job['stop_reason']}): {metrics or 'no epoch was finished'}{model}"
+
+
+_HEADLINE = ("accuracy", "log_loss", "rmse", "mae", "r2")
+
+
+def _headline(metrics: Mapping[str, float] | None) -> str:
+    """The metrics that a line has room for."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items() if name in _HEADLINE)
 
 
 @app.command()
@@ -269,7 +277,7 @@ def jobs(
             {
                 **job,
                 "epoch": job["progress"]["epoch"] if job["progress"] else None,
-                "metrics": ", ".join(f"{k} {v:.4f}" for k, v in (job["metrics"] or {}).items()),
+                "metrics": _headline(job["metrics"]),
             }
             for job in found
         ]
@@ -289,7 +297,7 @@ def models(
             {
                 **model,
                 "target": model["output"]["name"],
-                "metrics": ", ".join(f"{k} {v:.4f}" for k, v in model["metrics"].items()),
+                "metrics": _headline(model["metrics"]),
             }
             for model in found
         ]
@@ -390,6 +398,33 @@ def predict(
             return
         for prediction in answer["predictions"]:
             out.print(str(prediction.get("label", prediction.get("value"))), markup=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
+    dataset: Annotated[str, typer.Argument(help="The id of a data set with the model's inputs and its target.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell how good a model is on a stored data set: every metric, and each class or quantile."""
+    with _server() as client:
+        answer = client.call("POST", f"/v1/models/{model}/evaluate", json={"dataset_id": dataset})
+        if as_json:
+            out.print_json(data=answer)
+            return
+        for warning in answer["warnings"]:
+            err.print(f"note: {warning}", markup=False)
+        left_out = f", {answer['left_out']:,} without a target left out" if answer["left_out"] else ""
+        out.print(f"{answer['model_id']}: {answer['rows']:,} rows{left_out}", markup=False)
+        for name, value in answer["metrics"].items():
+            out.print(f"{name} {value:.4f}", markup=False)
+        if details := answer["classes"] or answer["quantiles"]:
+            rows = [{name: _rounded(value) for name, value in detail.items()} for detail in details]
+            _show(details, rows, tuple(details[0]), as_json=False)
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 def _predict_all(client: ApiClient, model: str, instances: list[Any]) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-"""Loads a model once, keeps it while it is used, and predicts with it."""
+"""Loads a model once, and keeps it while it is used."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from common.errors import Conflict, CorruptRecord
 from common.learned import LearnedNetwork
 from common.network.saved import weights_to_bytes
 from common.schemas.checkpoints import Checkpoint
-from common.schemas.predictions import Prediction
 from common.store.checkpoints import CheckpointStore
 from common.store.models import ModelStore
 
@@ -19,7 +18,7 @@ _MOST_KEPT = 50
 
 
 class Predictor:
-    """Answers for every model; the most recently used ones are in memory. May be called from any thread."""
+    """The network of every model; the most recently used ones are in memory. May be called from any thread."""
 
     def __init__(self, models: ModelStore, checkpoints: CheckpointStore) -> None:
         self._models = models
@@ -28,29 +27,27 @@ class Predictor:
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
 
-    def predict(self, model_id: str, instances: Sequence[object]) -> list[Prediction]:
-        """One prediction per instance.
+    def network(self, model_id: str) -> LearnedNetwork:
+        """The network of a model.
 
         Raises:
             NotFound: there is no such model.
-            Invalid: an instance does not fit it.
             CorruptRecord: it is damaged.
 
         """
-        return self._network(model_id, lambda: self._load(model_id)).predict(instances)
+        return self._network(model_id, lambda: self._load(model_id))
 
-    def predict_running(self, job_id: str, instances: Sequence[object]) -> list[Prediction]:
-        """One prediction per instance, by the best weights of a job's newest checkpoint.
+    def running_network(self, job_id: str) -> LearnedNetwork:
+        """The best weights of a job's newest checkpoint.
 
         Raises:
             Conflict: no checkpoint holds weights that were evaluated (`model_not_ready`).
-            Invalid: an instance does not fit the job's columns.
 
         """
         for checkpoint in self._checkpoints.of_job(job_id):
             key = f"{job_id}#{checkpoint.number}"
             try:
-                return self._network(key, partial(self._load_running, job_id, checkpoint)).predict(instances)
+                return self._network(key, partial(self._load_running, job_id, checkpoint))
             except CorruptRecord:  # the one before it serves
                 continue
         raise _not_ready()

@@ -47,7 +47,8 @@ class ClassTally:
         self._right_in_bin = np.zeros(BINS, np.int64)
         self._scores: list[Floats] = []
         self._codes: list[NDArray[np.int32]] = []
-        self._ranks = True
+        self._room = MOST_SCORES // count
+        """For the scores of so many rows more."""
 
     def add(
         self,
@@ -105,13 +106,12 @@ class ClassTally:
             self._confidence[place].add(confidence[bins == place])
 
     def _keep(self, probabilities: Floats, codes: NDArray[np.int64]) -> None:
-        if not self._ranks:
+        self._room = max(-1, self._room - len(codes))
+        if self._room < 0:
+            self._scores, self._codes = [], []
             return
         self._scores.append(np.array(probabilities, order="C"))
         self._codes.append(codes.astype(np.int32))
-        if sum(map(len, self._codes)) * len(self._labels) > MOST_SCORES:
-            self._ranks = False
-            self._scores, self._codes = [], []
 
     def result(self) -> tuple[dict[str, float], Evaluation]:
         """The metrics, and what they are made of. Raises ValueError without rows."""
@@ -152,7 +152,7 @@ class ClassTally:
         return self._log_loss.value / weight if 0 < weight < math.inf else math.nan
 
     def _rankings(self) -> list[Ranking | None]:
-        if not self._ranks:
+        if self._room < 0:
             return [None] * len(self._labels)
         codes = np.concatenate(self._codes)
         # One column at a time, so that nothing else of the size of all scores is needed.
@@ -192,7 +192,7 @@ class ClassTally:
         if not math.isfinite(self._mean_log_loss()):
             found.append("log_loss is left out: the weights of all rows are zero, or their sum is infinite.")
         without = [label for label, count in zip(self._labels, self._rows, strict=True) if not count]
-        if not self._ranks:
+        if self._room < 0:
             most = MOST_SCORES // len(self._labels)
             found.append(f"roc_auc and pr_auc are left out: they are computed over at most {most} rows here.")
         elif not self._areas(rankings):

@@ -1,4 +1,4 @@
-"""`/v1/models`: learned networks and their predictions.
+"""`/v1/models`: learned networks, their predictions, and how good these are.
 
 `{ref}` is an id, a name (its newest version) or `name@3`. A job's id stands for what it has learned.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from common.errors import Conflict, Fault, Invalid, TooLarge
 from common.identifiers import is_id
+from common.schemas.evaluation import DatasetEvaluation, EvaluationRequest
+from common.schemas.jobs import Job
 from common.schemas.models import Model
 from common.schemas.predictions import Prediction, PredictionRequest
-from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, errors
+from service.comparison import Comparison
+from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, Services, errors
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
 
@@ -72,13 +76,55 @@ def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
     """
     if len(body.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
-    if is_id(ref, "job"):
-        job = behind.stores.jobs.get(ref)
-        learned = job.model_id
-        if job.state == "cancelled" and learned is None:
-            raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
-        if learned is None:
-            return Predictions(model_id=ref, predictions=behind.predictor.predict_running(ref, body.instances))
-        ref = learned
-    model_id = behind.stores.models.resolve(ref)
-    return Predictions(model_id=model_id, predictions=behind.predictor.predict(model_id, body.instances))
+    model_id, job = _find(ref, behind)
+    network = behind.predictor.network(model_id) if job is None else behind.predictor.running_network(job.id)
+    return Predictions(model_id=model_id, predictions=network.predict(body.instances))
+
+
+def _find(ref: str, behind: Services) -> tuple[str, Job | None]:
+    """The id that a reference stands for, and the job itself where it has no model yet.
+
+    Raises:
+        NotFound: there is no such model or job.
+        Conflict: the job has learned nothing.
+
+    """
+    if not is_id(ref, "job"):
+        return behind.stores.models.resolve(ref), None
+    job = behind.stores.jobs.get(ref)
+    if job.model_id is not None:
+        return job.model_id, None
+    if job.state == "cancelled":
+        raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
+    return job.id, job
+
+
+@router.post("/{ref}/evaluate", responses=errors(400, 404, 409, 413, 415, 422))
+async def evaluate(ref: str, body: EvaluationRequest, behind: Behind) -> DatasetEvaluation:
+    """Compares what a model predicts with what a stored data set says; docs/evaluation.md has every metric.
+
+    The data set needs the model's inputs and its target, under their names. Rows without a target are left out; a class
+    that the model does not know counts as wrong. A running job's id stands for its best weights so far.
+    """
+    async with behind.evaluations:
+        return await run_in_threadpool(_evaluate, ref, body.dataset_id, behind)
+
+
+def _evaluate(ref: str, dataset_id: str, behind: Services) -> DatasetEvaluation:
+    model_id, job = _find(ref, behind)
+    if job is None:
+        model, network = behind.stores.models.get(model_id), behind.predictor.network(model_id)
+        target, weights = model.output.name, model.lineage.request.get("weight_column")
+    else:
+        network = behind.predictor.running_network(job.id)
+        target, weights = job.request.target, job.request.weight_column
+    dataset = behind.stores.datasets.get(dataset_id)
+    comparison = Comparison(network, target, weights if isinstance(weights, str) else None, dataset)
+    metrics, evaluation = comparison.run(behind.stores.files.dataset(dataset_id))
+    return DatasetEvaluation(
+        model_id=model_id,
+        dataset_id=dataset_id,
+        left_out=dataset.rows - evaluation.rows,
+        metrics=metrics,
+        **dict(evaluation),
+    )

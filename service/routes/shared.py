@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -23,6 +24,7 @@ from service.predictor import Predictor
 from service.shared_reads import SharedReads
 
 Item = TypeVar("Item")
+_MOST_EVALUATIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Services:
     keys: KeyRing
     changes: Changes
     reads: SharedReads = field(default_factory=SharedReads)
+    evaluations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_EVALUATIONS))
+    """Holds what takes long to a few at a time: all else needs threads and processors too."""
 
     @classmethod
     def over(cls, settings: Settings, stores: Stores) -> Services:
