@@ -35,8 +35,6 @@ _HOLDS = {
     "text": "texts",
     "datetime": "dates or times",
 }
-_STANDS_FOR: dict[str, tuple[ColumnKind, ...]] = {"categorical": ("categorical", "text")}
-"""Of which kinds a column may be for an input of a kind, where not only of its own."""
 _LONGEST_NAME = 100
 
 
@@ -66,12 +64,13 @@ class Comparison:
             raise Invalid("The data set does not fit the model.", faults)
 
     def _faults_of_inputs(self) -> Iterator[Fault]:
-        for wanted in self.network.encoder.inputs:
-            column, name = self.dataset.column(wanted.name), _shortened(wanted.name)
+        columns = {column.name: column for column in self.dataset.columns}
+        for wanted in self.network.encoder.columns:
+            column, name = columns.get(wanted.name), _shortened(wanted.name)
             if column is None:
                 yield Fault("/dataset_id", "missing_column", f"has no column {name}, an input of the model")
-            elif column.kind not in _STANDS_FOR.get(wanted.kind, (wanted.kind,)) and not self._is_empty(column):
-                message = f"the column {name} holds {_HOLDS[column.kind]}; the model needs {_HOLDS[wanted.kind]}"
+            elif column.kind not in wanted.holds and not self._is_empty(column):
+                message = f"the column {name} holds {_HOLDS[column.kind]}; the model needs {_HOLDS[wanted.holds[0]]}"
                 yield Fault("/dataset_id", "unsuitable_column", message)
 
     def _faults_of_target(self) -> Iterator[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from common.features.moments import mean_and_std, standardize, usable_scale
 from common.features.numbers import MISSING_REFUSED, Cells, Wrong, number_of
 from common.features.table import MISSING, Coded, TableColumn
 from common.schemas.columns import ConstantMissing, ErrorMissing, OwnMissing
+from common.schemas.datasets import ColumnKind
 from common.schemas.record import Listed, Record
 
 MAX_CATEGORIES = 1000
@@ -39,6 +41,11 @@ class CategoryColumn(Record):
     default: str | None = None
     """The category that a missing value counts as, where one was asked for."""
     refuses_missing: bool = False
+
+    @property
+    def holds(self) -> tuple[ColumnKind, ...]:
+        """The kinds of columns whose values it takes."""
+        return _HOLDS[self.of]
 
     @property
     def missing_place(self) -> int:
@@ -76,6 +83,11 @@ class CategoryColumn(Record):
         return {text: place for place, text in enumerate(self.categories)}
 
 
+_HOLDS: Mapping[str, tuple[ColumnKind, ...]] = {
+    "text": ("categorical", "text"),
+    "number": ("numeric",),
+    "boolean": ("boolean",),
+}
 _EXPECTED = {
     "text": "expected a text, or null",
     "number": "expected a number, or null",

@@ -95,6 +95,11 @@ class FeatureEncoder:
         )
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What was learned about each."""
+        return self._columns
+
+    @property
     def placed(self) -> Iterator[tuple[int, Column]]:
         """Each column, and the first of its places in a row of the matrix."""
         place = 0

@@ -17,6 +17,7 @@ from common.features.feature import Feature
 from common.features.moments import mean_and_std, standardize, usable_scale
 from common.features.table import Coded, TableColumn
 from common.schemas.columns import ConstantMissing, ErrorMissing, MeanMissing, MedianMissing, Missing, Scale
+from common.schemas.datasets import ColumnKind
 from common.schemas.record import Listed, Record
 
 Cells = NDArray[np.float64]
@@ -43,6 +44,11 @@ class NumberColumn(Record):
     def width(self) -> int:
         """How many places of the matrix it takes."""
         return 1 + self.indicator
+
+    @property
+    def holds(self) -> tuple[ColumnKind, ...]:
+        """The kinds of columns whose values it takes."""
+        return ("categorical", "text") if self.texts else (self.kind,)
 
     def cells(self, values: TableColumn) -> Cells:
         """The values of a whole column, shape (n,)."""

@@ -64,6 +64,8 @@ def test_times_categories_and_gaps_are_learned_from_as_they_were_asked_for(stack
     noon, night = ({"at": f"2023-06-07T{hour}:00:00Z", "station": 1, "crowd": None} for hour in ("12", "00"))
     at_noon, at_night = (p["value"] for p in stack.client.predict(job["model_id"], [noon, night])["predictions"])
     assert at_noon - at_night == pytest.approx(4, abs=0.6)
+    evaluated = stack.client.call("POST", f"/v1/models/{job['model_id']}/evaluate", json={"dataset_id": dataset})
+    assert evaluated["metrics"]["rmse"] < 0.4
     with pytest.raises(ApiError, match="expected a date or time"):
         stack.client.predict(job["model_id"], [{**noon, "at": "noon"}])
 
