@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     """Most ended jobs that are kept; the oldest are deleted first, their models stay."""
     keep_jobs_days: Annotated[float, Field(gt=0)] | None = None
     """For how many days an ended job is kept. Unset: however old."""
-    parser_memory_bytes: Annotated[int, Field(ge=2**28)] = 8 * 2**30
-    """Memory that reading one upload may take."""
+    parser_memory_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
+    """Address space that reading one upload may take; the memory in use is less."""
     parser_seconds: Annotated[int, Field(ge=1)] = 600
     """Time that reading one upload may take."""
     data_memory_bytes: Annotated[int, Field(ge=0)] | None = None

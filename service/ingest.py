@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from common.errors import ChainruleError, Fault, Invalid, StorageFull, TooLarge
-from common.schemas.datasets import Column
+from common.errors import ChainruleError, Fault, Invalid, StorageFull, TooLarge, Unreadable
+from common.schemas.datasets import Column, DataFormat
 from common.schemas.record import Listed, Record
 
 DEFAULT_NULLS = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-")
 
 DELIMITER = r"^[\t !#-~]$"
+DecimalMark = Literal[".", ","]
 
 _log = logging.getLogger(__name__)
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
@@ -26,11 +27,13 @@ _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 class ParseOptions(Record):
     """What the sender says about the file; all but `format` matter for CSV only."""
 
-    format: Literal["csv", "parquet"] = "csv"
+    format: DataFormat = "csv"
     header: bool = True
     """Without one, columns are called c0, c1, …"""
     delimiter: Annotated[str, Field(pattern=DELIMITER)] = ","
     """A tab, or any printable ASCII character but the quote."""
+    decimal: DecimalMark = "."
+    """What stands before the fraction of a number."""
     null: Listed[str] = DEFAULT_NULLS
     """Cells that mean a missing value, compared after surrounding spaces are gone."""
 
@@ -41,7 +44,7 @@ class ParseLimits(Record):
     max_rows: Annotated[int, Field(gt=0)] = 100_000_000
     max_columns: Annotated[int, Field(gt=0)] = 10_000
     max_cells: Annotated[int, Field(gt=0)] = 1_000_000_000
-    memory_bytes: Annotated[int, Field(gt=0)] = 16 << 30
+    memory_bytes: Annotated[int, Field(gt=0)] = 4 << 30
     """Of address space, which is more than the memory in use."""
     cpu_seconds: Annotated[int, Field(gt=0)] = 3600
     wall_seconds: Annotated[int, Field(gt=0)] = 1800
@@ -61,12 +64,14 @@ class Parsed(Record):
     rows: int
     columns: Listed[Column]
     warnings: Listed[str]
+    name: str | None = None
+    """Of the data set, where the file itself tells it."""
 
 
 class Refusal(Record):
     """Why a file was not taken."""
 
-    kind: Literal["invalid", "too_large", "storage_full"]
+    kind: Literal["invalid", "too_large", "storage_full", "unreadable"]
     code: str
     message: str
     faults: Listed[Fault] = ()
@@ -86,7 +91,7 @@ def parse_in_child(source: Path, destination: Path, options: ParseOptions, limit
 
     Raises `Invalid` (`invalid_data`, with faults at `row 7, column age`; rows count from 1, the first below
     the header) for a file that is wrong, `Invalid` (`parser_failed`) when the child ran out of memory or time
-    or crashed, `TooLarge` above a limit, and `StorageFull` without room for the result. After an error there
+    or crashed, `TooLarge` above a limit, `Unreadable` for a document that is no JSON, and `StorageFull` without room for the result. After an error there
     is no file at `destination`.
     """
     source, destination = source.resolve(), destination.resolve()
@@ -145,6 +150,8 @@ def _error(refusal: Refusal) -> ChainruleError:
         return TooLarge(refusal.message)
     if refusal.kind == "storage_full":
         return StorageFull(refusal.message)
+    if refusal.kind == "unreadable":
+        return Unreadable(refusal.message, code=refusal.code)
     return Invalid(refusal.message, refusal.faults, code=refusal.code)
 
 

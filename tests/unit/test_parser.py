@@ -24,6 +24,7 @@ from common.errors import Invalid, StorageFull, TooLarge
 from common.schemas.datasets import Column
 from service import parser
 from service.ingest import Parsed, ParseLimits, ParseOptions, parse_in_child
+from service.parsing import parquet as parquet_form
 
 ROOMY = ParseLimits()
 
@@ -306,7 +307,7 @@ def test_an_infinite_number_in_parquet_is_refused_at_its_row(tmp_path: Path) -> 
 def test_a_parquet_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = parquet(tmp_path, pl.DataFrame({"a": np.zeros(5_000_000), "b": np.zeros(5_000_000)}))
     assert len(content) < 100_000
-    monkeypatch.setattr(parser, "_canonical", None)
+    monkeypatch.setattr(parquet_form, "_canonical", None)
     with pytest.raises(TooLarge):
         parse(tmp_path, content, PARQUET, ParseLimits(max_cells=9_999_999))
 
@@ -407,7 +408,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise pl.exceptions.ComputeError(f"parquet: underlying IO error: {os.strerror(code)} (os error {code})")
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fail)
     with pytest.raises(StorageFull):
         parse(tmp_path, b"a\n1\n")
 

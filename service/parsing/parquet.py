@@ -1,0 +1,111 @@
+"""Parquet: plain columns of any writer, streamed into the types that are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from common.errors import Fault, TooLarge
+from common.schemas.datasets import ColumnKind
+from service.ingest import ParseLimits, ParseOptions
+from service.parsing.canonical import is_full, sink
+from service.parsing.faults import (
+    MAX_FAULTS,
+    POLARS_ERRORS,
+    name_faults,
+    no_rows,
+    not_finite,
+    refuse,
+    too_many,
+    too_many_columns,
+    unreadable,
+)
+from service.parsing.parquet_footer import read_footer
+
+MAX_ROW_GROUPS: Final = 10_000
+
+
+class ParquetTable:
+    """A Parquet file."""
+
+    def __init__(self, source: Path, _: ParseOptions, limits: ParseLimits) -> None:
+        self.name: str | None = None
+        self._source = source
+        self._limits = limits
+
+    def write(self, partial: Path) -> int:
+        """Writes its rows as canonical Parquet, and answers how many."""
+        footer = read_footer(self._source)
+        if footer.row_groups > MAX_ROW_GROUPS:
+            message = f"{footer.row_groups:,} row groups; at most {MAX_ROW_GROUPS:,} are allowed"
+            raise refuse([Fault("file", "too_many_row_groups", message)])
+        if footer.columns > self._limits.max_columns:
+            raise too_many_columns("file", footer.columns, self._limits)
+        try:
+            scan = pl.scan_parquet(self._source, glob=False, hive_partitioning=False)
+            schema = scan.collect_schema()
+            rows = max(footer.rows, scan.select(pl.len()).collect().item())
+        except POLARS_ERRORS as error:
+            raise unreadable(error, "Parquet") from None
+        if rows > self._limits.max_rows or rows * len(schema) > self._limits.max_cells:
+            raise TooLarge(too_many(self._limits))
+        if faults := name_faults(schema.names()) or _type_faults(schema):
+            raise refuse(faults)
+        if rows == 0:
+            raise no_rows("the file holds no row")
+        try:
+            sink(scan.select(_canonical(scan, place, kind) for place, kind in enumerate(schema.dtypes())), partial)
+            return _check(partial)
+        except POLARS_ERRORS as error:
+            if is_full(error):
+                raise
+            raise unreadable(error, "Parquet") from None
+
+    def warnings(self, _: dict[str, ColumnKind]) -> list[str]:
+        """Nothing: its types are its own."""
+        return []
+
+
+def _type_faults(schema: pl.Schema) -> list[Fault]:
+    plain = (pl.Boolean, pl.String, pl.Categorical, pl.Enum, pl.Null, pl.Date, pl.Datetime, pl.Decimal)
+    message = "a column of type {}; numbers, booleans, texts and dates can be used"
+    return [
+        Fault(f"column {name}", "unsupported_type", message.format(type(dtype).__name__))
+        for name, dtype in schema.items()
+        if not (dtype.base_type() in plain or dtype.is_float() or dtype.is_integer())
+        or dtype in (pl.Int128, pl.UInt128)
+    ][:MAX_FAULTS]
+
+
+def _canonical(scan: pl.LazyFrame, place: int, kind: pl.DataType) -> pl.Expr:
+    """A column in one of the types that are stored: integers, Float64, Boolean, String, dates; NaN is missing."""
+    column = pl.nth(place)  # Polars takes some names for patterns
+    if kind.is_float():
+        return column.cast(pl.Float64).fill_nan(None)
+    if kind in (pl.Decimal, pl.Null):
+        return column.cast(pl.Float64)
+    if kind == pl.UInt64:
+        largest = scan.select(column.max()).collect().item()
+        return column.cast(pl.Int64 if largest is None or largest < 2**63 else pl.Float64)
+    return column.cast(pl.String) if kind in (pl.Categorical, pl.Enum) else column
+
+
+def _check(partial: Path) -> int:
+    """How many rows were written; refuses those that hold an infinite number."""
+    scan = pl.scan_parquet(partial, glob=False, hive_partitioning=False)
+    schema = scan.collect_schema()
+    floats = [(place, name) for place, (name, kind) in enumerate(schema.items()) if kind == pl.Float64]
+    infinite = {}
+    if floats:
+        infinite = scan.select(pl.nth(place).is_infinite().any() for place, _ in floats).collect().row(0, named=True)
+    faults = [
+        not_finite(scan.select(pl.nth(place).is_infinite().fill_null(value=False).arg_max()).collect().item() + 1, name)
+        for place, name in floats
+        if infinite[name]
+    ]
+    if faults:
+        raise refuse(faults)
+    rows: int = scan.select(pl.len()).collect().item()
+    return rows
