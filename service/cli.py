@@ -145,7 +145,7 @@ def _read_key(file: Path) -> str:
 
 @app.command()
 def train(
-    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    file: Annotated[Path, typer.Argument(help="A .csv, .tsv, .parquet, .ndjson or .json file, or one of them as .gz.")],
     target: Annotated[str, typer.Option(help="The column to predict.")],
     name: Annotated[str | None, typer.Option(help="Name of the job and its model; default: the file's.")] = None,
     workers: Annotated[int | None, typer.Option(help="Gradient workers.")] = None,

@@ -14,7 +14,14 @@ import httpx2
 
 from common.lifecycle import TERMINAL
 
-FORMATS = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+FORMATS = {
+    ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
+    ".parquet": "application/vnd.apache.parquet",
+    ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
+    ".json": "application/json",
+}
 _WAIT_SECONDS = 25
 """For a change, in one request."""
 _RETRY_SECONDS = 0.5
@@ -77,15 +84,16 @@ class ApiClient:
             return self._http.request(method, path, **options)
 
     def upload(self, file: Path, name: str) -> dict[str, Any]:
-        """Uploads a CSV or Parquet file; answers its description.
+        """Uploads a file whose name ends in one of `FORMATS`, or in one of them and `.gz`; answers its description.
 
         Raises:
             ApiError: the file's ending is not known, it cannot be read, or it was refused.
 
         """
-        kind = FORMATS.get(file.suffix.lower())
+        compressed = file.suffix.lower() == ".gz"
+        kind = FORMATS.get((Path(file.stem) if compressed else file).suffix.lower())
         if kind is None:
-            raise ApiError(f"{file.name}: the name must end in one of {', '.join(FORMATS)}")
+            raise ApiError(f"{file.name}: the name must end in one of {', '.join(FORMATS)}, and may then in .gz")
         try:
             with file.open("rb") as body:
                 answer = self.call(
@@ -93,7 +101,7 @@ class ApiClient:
                     "/v1/datasets",
                     params={"name": name},
                     content=body,
-                    headers={"Content-Type": kind},
+                    headers={"Content-Type": kind, **({"Content-Encoding": "gzip"} if compressed else {})},
                 )
         except OSError as error:
             raise ApiError(f"{file}: {error.strerror}") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
+import polars as pl
 from starlette.concurrency import run_in_threadpool
 
 from common.errors import Invalid, Stalled, StorageFull, StoreUnavailable
@@ -18,11 +20,17 @@ from common.schemas.datasets import DataFormat, Dataset
 from common.settings import Settings
 from common.store.datasets import Created
 from common.store.stores import Stores
+from service.gunzip import Gunzip
 from service.ingest import Parsed, ParseLimits, ParseOptions, parse_in_child
 
 _PARSERS = asyncio.Semaphore(2)
 """So many uploads are read at once; others wait their turn, already on disk."""
 
+
+_READING = 1
+"""To be raised when files come to be understood in another way: what was read before is then not shared any more."""
+
+_SAME = "the same bytes as"
 
 _STALL_SECONDS = 60.0
 """How long a caller may send nothing before its upload is given up."""
@@ -37,21 +45,23 @@ class Received:
     sha256: str
 
 
-async def receive(chunks: AsyncIterator[bytes], path: Path) -> Received:
-    """Streams a body to a file, in constant memory; on any error nothing is left of it.
+async def receive(chunks: AsyncIterator[bytes], path: Path, expanded: Gunzip | None = None) -> Received:
+    """Streams a body to a file, in constant memory, expanded if it is compressed; on any error nothing is left of it.
 
     Raises:
         StorageFull: the disk has no room.
-        Invalid: there was no body.
+        Invalid: there was no body, or it is not compressed as it says (`malformed_gzip`).
+        TooLarge: it expands to more than is allowed.
 
     """
-    checksum, size = hashlib.sha256(), 0
+    sink = _Sink()
     try:
         with path.open("xb") as file:
             while chunk := await asyncio.wait_for(anext(chunks, b""), _STALL_SECONDS):
-                checksum.update(chunk)
-                size += len(chunk)
-                await run_in_threadpool(file.write, chunk)
+                pieces = expanded.pieces(chunk) if expanded else (chunk,)
+                await run_in_threadpool(sink.write, file, pieces)
+            if expanded and expanded.began:
+                expanded.end()
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, TimeoutError):
@@ -63,10 +73,25 @@ async def receive(chunks: AsyncIterator[bytes], path: Path) -> Received:
                 "The disk of the data sets has no room left.", hint="Delete data sets or free some space."
             ) from error
         raise
-    if size == 0:
+    if sink.size == 0:
         path.unlink()
         raise Invalid("The body is empty; a file was expected.", code="empty_body")
-    return Received(path, size, checksum.hexdigest())
+    return Received(path, sink.size, sink.checksum.hexdigest())
+
+
+class _Sink:
+    """Counts and sums up what is written."""
+
+    def __init__(self) -> None:
+        self.checksum = hashlib.sha256()
+        self.size = 0
+
+    def write(self, file: BinaryIO, pieces: Iterable[bytes]) -> None:
+        """Writes them all."""
+        for piece in pieces:
+            self.checksum.update(piece)
+            self.size += len(piece)
+            file.write(piece)
 
 
 async def publish(
@@ -81,8 +106,11 @@ async def publish(
 ) -> Created:
     """Reads what has come in and makes it a data set; the upload itself is removed in any case.
 
+    Bytes that were read with the same options before are not read again: both data sets share the file of their rows.
+
     Raises:
         Invalid: it is no file of that format, or its Idempotency-Key was used for another.
+        Unreadable: it is no JSON, where that was sent.
         TooLarge: it has more cells than allowed.
         StorageFull: there is no room for its rows.
 
@@ -96,13 +124,17 @@ async def publish(
         cpu_seconds=settings.parser_seconds,
         wall_seconds=settings.parser_seconds,
     )
+    content = hashlib.sha256(f"{_READING}\0{options.model_dump_json()}\0{received.sha256}".encode()).hexdigest()
     try:
-        async with _PARSERS:
-            parsed = await run_in_threadpool(parse_in_child, received.path, destination, options, limits)
+        parsed = await run_in_threadpool(_share, stores, content, options, destination)
+        if parsed is None:
+            async with _PARSERS:
+                parsed = await run_in_threadpool(parse_in_child, received.path, destination, options, limits)
+        name = parsed.name or name
         dataset = _describe(dataset_id, name, options.format, received, parsed, now())
         digest = hashlib.sha256(f"{name}\0{options.model_dump_json()}\0{received.sha256}".encode()).hexdigest()
         created = await run_in_threadpool(
-            stores.datasets.create, dataset, idempotency_key=idempotency_key, digest=digest
+            stores.datasets.create, dataset, idempotency_key=idempotency_key, digest=digest, content=content
         )
     except BaseException:
         destination.unlink(missing_ok=True)
@@ -112,6 +144,32 @@ async def publish(
     if created.id != dataset_id:  # an earlier request with the same key made it
         destination.unlink(missing_ok=True)
     return created
+
+
+def _share(stores: Stores, content: str, options: ParseOptions, destination: Path) -> Parsed | None:
+    """Makes `destination` another name of the rows of a data set that was made of the same; None if there is none."""
+    earlier = stores.datasets.of_content(content)
+    if earlier is None or options.format == "rows":  # a name may stand in it, which only a reader finds
+        return None
+    try:
+        destination.hardlink_to(stores.files.dataset(earlier.id))
+        if not _has_rows(destination, earlier.rows):
+            destination.unlink()
+            return None
+    except OSError:  # gone by now, or a file system without links
+        return None
+    note = f"{_SAME} version {earlier.version} ({earlier.id}), whose rows are shared"
+    warnings = (*(warning for warning in earlier.warnings if not warning.startswith(_SAME)), note)
+    return Parsed(rows=earlier.rows, columns=earlier.columns, warnings=warnings)
+
+
+def _has_rows(file: Path, rows: int) -> bool:
+    """Whether a file has kept its footer."""
+    try:
+        found: int = pl.scan_parquet(file, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return False
+    return found == rows
 
 
 def _describe(

@@ -10,7 +10,7 @@ from common.errors import Conflict, CorruptRecord, Invalid, NotFound
 from common.identifiers import is_id
 from common.schemas.datasets import Dataset
 from common.store import keys
-from common.store.client import Client, Script, raw, stored
+from common.store.client import Client, Script, raw, stored, text
 from common.store.page import Page, newest_first, readable
 
 
@@ -31,8 +31,16 @@ class DatasetStore:
         self._delete = Script(client, "delete_dataset")
 
     @stored
-    def create(self, dataset: Dataset, *, idempotency_key: str | None = None, digest: str = "") -> Created:
+    def create(
+        self, dataset: Dataset, *, idempotency_key: str | None = None, digest: str = "", content: str = ""
+    ) -> Created:
         """Publishes a data set; the store gives it the next version of its name.
+
+        Args:
+            dataset: its description, of whatever version.
+            idempotency_key: what the caller named the request.
+            digest: of the whole request.
+            content: of what its rows were read from, and how; for `of_content`.
 
         Raises:
             Invalid: the key was used for something else (`idempotency_key_reused`).
@@ -46,8 +54,10 @@ class DatasetStore:
                 keys.dataset_versions(dataset.name),
                 keys.SEQUENCE,
                 keys.idempotency("datasets", idempotency_key) if idempotency_key else "",
+                keys.DATASET_CONTENTS,
+                keys.DATASETS_OF_CONTENT,
             ],
-            [dataset.id, record, digest],
+            [dataset.id, record, digest, content],
         )
         if answer[0] == "reused":
             raise reused()
@@ -65,6 +75,19 @@ class DatasetStore:
         if found is None:
             raise NotFound("There is no such data set.", code="dataset_not_found")
         return _read(found)
+
+    def of_content(self, content: str) -> Dataset | None:
+        """The newest data set that was created with that `content`, if it is still there and whole."""
+        try:
+            found = self._id_of_content(content)
+            return None if found is None else self.get(found)
+        except (NotFound, CorruptRecord):
+            return None
+
+    @stored
+    def _id_of_content(self, content: str) -> str | None:
+        found = self._client.hget(keys.DATASETS_OF_CONTENT, content)
+        return None if found is None else text(found)
 
     @stored
     def exists(self, dataset_id: str) -> bool:
@@ -87,7 +110,13 @@ class DatasetStore:
             Conflict: a job that has not ended reads it (`dataset_in_use`).
 
         """
-        names = [keys.dataset(dataset_id), keys.DATASETS, keys.dataset_jobs(dataset_id)]
+        names = [
+            keys.dataset(dataset_id),
+            keys.DATASETS,
+            keys.dataset_jobs(dataset_id),
+            keys.DATASET_CONTENTS,
+            keys.DATASETS_OF_CONTENT,
+        ]
         answer = self._delete(names, [dataset_id, keys.job("")]) if is_id(dataset_id, "ds") else "missing"
         if answer == "missing":
             raise NotFound("There is no such data set.", code="dataset_not_found")

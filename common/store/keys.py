@@ -13,6 +13,10 @@ SEQUENCE = ROOT + "sequence"  # counter: order of creation, over data sets, jobs
 
 # Sorted sets of ids, scored by their place in SEQUENCE
 DATASETS = ROOT + "datasets"
+DATASET_CONTENTS = ROOT + "dataset_contents"
+"""From ids to digests of what the rows were read from."""
+DATASETS_OF_CONTENT = ROOT + "datasets_of_content"
+"""The other way round."""
 JOBS = ROOT + "jobs"
 MODELS = ROOT + "models"
 

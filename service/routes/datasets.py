@@ -5,31 +5,38 @@ from __future__ import annotations
 from typing import Annotated
 
 import polars as pl
+import polars.selectors as cs
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
 from common.errors import CorruptRecord, NotFound, UnsupportedMedia
-from common.schemas.choice import only_default
 from common.schemas.datasets import Cell, Dataset
 from common.schemas.record import Record
 from common.schemas.training import clean_name
 from common.store.stores import utc_now
-from service.ingest import DEFAULT_NULLS, DELIMITER, ParseOptions
+from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions
 from service.routes.shared import (
     Behind,
     Cursor,
     IdempotencyKey,
     Limit,
     Listing,
-    check_encoding,
     errors,
+    expander,
 )
 from service.uploads import publish, receive
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
-_FORMATS = {"text/csv": "csv", "application/vnd.apache.parquet": "parquet"}
+_TSV = "text/tab-separated-values"
+_FORMATS = {
+    "text/csv": "csv",
+    _TSV: "csv",
+    "application/vnd.apache.parquet": "parquet",
+    "application/x-ndjson": "ndjson",
+    "application/json": "rows",
+}
 
 DatasetName = Annotated[
     str,
@@ -39,9 +46,11 @@ DatasetName = Annotated[
 
 
 class Rows(Record):
-    """The first rows of a data set."""
+    """Rows of a data set, in their order."""
 
     rows: list[dict[str, Cell]]
+    next_offset: int | None
+    """The `offset` of the rows that follow; null behind the last."""
 
 
 _BODY = {
@@ -52,7 +61,24 @@ _BODY = {
                 "schema": {"type": "string"},
                 "example": "petal_length,petal_width,species\n1.4,0.2,setosa\n4.7,1.4,versicolor\n",
             },
+            _TSV: {"schema": {"type": "string"}, "example": "petal_length\tspecies\n1.4\tsetosa\n4.7\tversicolor\n"},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"petal_length": 1.4, "species": "setosa"}\n{"petal_length": null, "species": "versicolor"}\n',
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["rows"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "rows": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                    },
+                },
+                "example": {"name": "iris", "rows": [{"petal_length": 1.4, "species": "setosa"}]},
+            },
         },
     }
 }
@@ -68,28 +94,39 @@ async def upload(
     header: Annotated[
         bool, Query(description="CSV: whether the first line names the columns; else they are c0, c1, …")
     ] = True,
-    delimiter: Annotated[str, Query(pattern=DELIMITER, description="CSV: what separates cells.")] = ",",
-    decimal: Annotated[  # noqa: ARG001  # its only value today
-        str, Query(description="CSV: the decimal mark; only the point for now."), AfterValidator(only_default("."))
+    delimiter: Annotated[
+        str | None,
+        Query(
+            pattern=DELIMITER,
+            description="CSV: what separates cells; else a comma, in text/tab-separated-values a tab.",
+        ),
+    ] = None,
+    decimal: Annotated[
+        DecimalMark,
+        Query(description="CSV: the decimal mark. A number has no other mark: 1.234,5 is a text either way."),
     ] = ".",
     null: Annotated[
         list[str] | None, Query(description="CSV: what stands for a missing value; replaces the default.")
     ] = None,
 ) -> Dataset:
-    """Uploads a CSV or Parquet file as the raw body. Column types are inferred from all rows and described."""
+    """Uploads a CSV, TSV, Parquet or NDJSON file as the raw body, or rows as JSON.
+
+    The body may be compressed: `Content-Encoding: gzip`. Column types are inferred from all rows and described.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _FORMATS:
         raise UnsupportedMedia(f"The body must be one of: {', '.join(_FORMATS)}.")
-    check_encoding(request)
+    expanded = expander(request, behind.settings.max_upload_bytes)
     options = ParseOptions.model_validate(
         {
             "format": _FORMATS[kind],
             "header": header,
-            "delimiter": delimiter,
+            "delimiter": delimiter or ("\t" if kind == _TSV else ","),
+            "decimal": decimal,
             "null": DEFAULT_NULLS if null is None else tuple(null),
         }
     )
-    received = await receive(request.stream(), behind.stores.files.new_upload())
+    received = await receive(request.stream(), behind.stores.files.new_upload(), expanded)
     created = await publish(
         behind.stores,
         behind.settings,
@@ -118,18 +155,34 @@ def show(dataset_id: str, behind: Behind) -> Dataset:
 
 
 @router.get("/{dataset_id}/rows", responses=errors(404, 422))
-def rows(dataset_id: str, behind: Behind, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Rows:
-    """The first rows, as they were understood."""
-    behind.stores.datasets.get(dataset_id)
+def rows(
+    dataset_id: str,
+    behind: Behind,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most rows in the answer.")] = 20,
+    offset: Annotated[
+        int, Query(ge=0, le=2**53, description="Rows to pass over: `next_offset` of the answer before.")
+    ] = 0,
+) -> Rows:
+    """Rows as they were understood, in the order in which they came."""
+    dataset = behind.stores.datasets.get(dataset_id)
     path = behind.stores.files.dataset(dataset_id)
     if not path.exists():
         raise NotFound("The rows of this data set are gone.", code="dataset_not_found")
     try:
-        head = pl.scan_parquet(path, glob=False, hive_partitioning=False).head(limit).collect()
+        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        found = scan.slice(offset, limit).with_columns(_written(cs.temporal())).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptRecord("The rows of this data set are damaged.") from error
-    dates = [name for name, kind in head.schema.items() if kind.is_temporal()]
-    return Rows(rows=head.with_columns(pl.col(dates).cast(pl.String) if dates else []).to_dicts())
+    following = offset + found.height
+    return Rows(rows=found.to_dicts(), next_offset=following if found.height and following < dataset.rows else None)
+
+
+def _written(times: pl.Expr) -> pl.Expr:
+    """Dates and times as RFC 3339 has them: 2024-01-27, 2024-01-27T10:00:00.5Z; without a zone where they have none."""
+    text = times.dt.to_string("iso:strict")
+    for pattern, short in ((r"\.0+($|[+-])", "$1"), (r"(\.\d*[1-9])0+($|[+-])", "$1$2"), (r"\+00:00$", "Z")):
+        text = text.str.replace(pattern, short)
+    return text
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))

@@ -19,6 +19,7 @@ from common.store.stores import Stores
 from service import strict_json
 from service.changes import Changes
 from service.connections import MOST_WATCHERS
+from service.gunzip import Gunzip
 from service.middleware import KeyRing
 from service.predictor import Predictor
 from service.shared_reads import SharedReads
@@ -160,6 +161,21 @@ def check_encoding(request: Request) -> None:
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("A compressed body is not taken here; send it as it is.")
+
+
+def expander(request: Request, limit: int) -> Gunzip | None:
+    """What expands a body that is compressed by gzip, to `limit` bytes at most; None for one that is not compressed.
+
+    Raises:
+        UnsupportedMedia: it is coded in another way.
+
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding in ("gzip", "x-gzip"):
+        return Gunzip(limit)
+    if coding != "identity":
+        raise UnsupportedMedia("A body may be compressed by gzip, once, and in no other way.")
+    return None
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

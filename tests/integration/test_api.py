@@ -141,8 +141,8 @@ def test_a_csv_file_is_described_shown_listed_and_deleted(api: TestClient, store
         {"length": 2.5, "colour": "red", "species": "virginica"},
         {"length": None, "colour": "blue", "species": "setosa"},
     ]
-    assert api.get(f"{path}/rows").json() == {"rows": rows}
-    assert api.get(f"{path}/rows", params={"limit": 1}).json() == {"rows": rows[:1]}
+    assert api.get(f"{path}/rows").json() == {"rows": rows, "next_offset": None}
+    assert api.get(f"{path}/rows", params={"limit": 1}).json() == {"rows": rows[:1], "next_offset": 1}
     assert stores.files.dataset(dataset["id"]).exists()
     assert api.delete(path).status_code == 204
     for gone in (api.get(path), api.get(f"{path}/rows"), api.delete(path)):
@@ -190,7 +190,7 @@ def test_the_options_of_a_csv_file_are_heeded(api: TestClient) -> None:
         ({"delimiter": ""}, "delimiter", "wrong_form"),
         ({"delimiter": ";;"}, "delimiter", "wrong_form"),
         ({"header": MARK}, "header", "wrong_type"),
-        ({"decimal": ","}, "decimal", "not_supported_yet"),
+        ({"decimal": ";"}, "decimal", "unknown_choice"),
         ({"name": ""}, "name", "out_of_range"),
         ({"name": "x" * 201}, "name", "out_of_range"),
         ({"name": f"{MARK}\n"}, "name", "invalid_name"),
@@ -1025,7 +1025,10 @@ def test_the_description_has_examples_and_documents_every_problem(api: TestClien
     assert {"400", "404", "409", "413", "415", "422", "507"} <= set(operations["post", "/v1/jobs"]["responses"])
     assert set(operations["post", "/v1/datasets"]["requestBody"]["content"]) == {
         "text/csv",
+        "text/tab-separated-values",
         "application/vnd.apache.parquet",
+        "application/x-ndjson",
+        "application/json",
     }
     assert "example" in operations["post", "/v1/datasets"]["requestBody"]["content"]["text/csv"]
     assert schema["components"]["schemas"]["PredictionRequest"]["examples"]
