@@ -1,7 +1,7 @@
 """`make bench`: Chainrule beside its peers, in turn, in one run.
 
-Three suites: rows per second of three networks, the time to an accuracy of MNIST, and the arithmetic alone. Prints tables with medians,
-spread and ratios; also as JSON and Markdown. Ctrl-C ends everything, and reports what there is.
+Four suites: rows per second of three networks, the time to an accuracy of MNIST, the arithmetic alone, and the upload of
+a large file. Prints tables with medians, spread and ratios; also as JSON and Markdown. Ctrl-C ends everything, and reports what there is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks import engine, machine, throughput, time_to_accuracy
+from tests.benchmarks import engine, ingest, machine, throughput, time_to_accuracy
 from tests.benchmarks.chainrule import Stack
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import all_contenders
@@ -30,7 +30,7 @@ from tests.benchmarks.shapes import ENGINE, QUICK, SHAPES, Race, Rows, prepare, 
 from tests.integration.mnist import FOLDER
 
 ROUNDS = 5
-SUITES = ("throughput", "accuracy", "engine")
+SUITES = ("throughput", "accuracy", "engine", "ingest")
 INTERRUPTED = 130
 SETTLE_SECONDS = 5.0
 WIDTH = 150
@@ -59,7 +59,7 @@ def main() -> None:
         things.callback(stack.stop)
         try:
             everyone = _chosen([*all_contenders(stack, say), *engine.contenders(say, stack.stop)], arguments.contenders)
-            bench.run(folder, everyone)
+            bench.run(folder, everyone, stack)
         except KeyboardInterrupt:
             say("Interrupted; this is what there is.")
             status = INTERRUPTED
@@ -79,8 +79,9 @@ class Bench:
         self._engine_rows: list[Rows] = []
         self._compared = ""
         self._race: Race | None = None
+        self._ingests: list[ingest.Ingest] = []
 
-    def run(self, folder: Path, contenders: Sequence[Contender]) -> None:
+    def run(self, folder: Path, contenders: Sequence[Contender], stack: Stack) -> None:
         """Measures."""
         suites = self._arguments.suite
         engines = [one for one in contenders if one.name.startswith("engine")] if "engine" in suites else []
@@ -113,6 +114,9 @@ class Bench:
                 self._engine_rows.append(prepare(shape, folder / f"engine{number}"))
             throughput.measure(self._recorder, engines, self._engine_rows, self._rounds)
             self._compared = engine.compare_trajectories(say)
+        if "ingest" in suites:
+            quick = self._arguments.quick
+            self._ingests = ingest.measure(stack, folder / "ingest", quick=quick, rounds=self._rounds, say=say)
 
     def report(self) -> None:
         """Prints the tables, and writes the files that were asked for."""
@@ -133,6 +137,8 @@ class Bench:
             sheets += time_to_accuracy.sheets(measurements, self._contenders, self._race)
         if self._engine_rows:
             sheets += engine.sheets(measurements, self._engine_rows, self._compared)
+        if self._ingests:
+            sheets += ingest.sheets(self._ingests)
         return sheets
 
     def _write_json(self) -> None:
@@ -150,6 +156,8 @@ class Bench:
             document["accuracy"] = time_to_accuracy.summary(measurements, self._race)
         if self._engine_rows:
             document["engine"] = engine.summary(measurements, self._engine_rows)
+        if self._ingests:
+            document["ingest"] = ingest.summary(self._ingests)
         self._arguments.json.write_text(json.dumps(document, indent=1))
 
 

@@ -71,6 +71,12 @@ class Stack:
             time.sleep(self._settle)
         return self._running.client
 
+    @property
+    def pid(self) -> int:
+        """Of its root process; there is one."""
+        assert self._running is not None
+        return self._running.process.pid
+
     def dataset(self, table: Path) -> str:
         """The id of an uploaded Parquet file."""
         client = self.client()
