@@ -32,7 +32,7 @@ from service.parsing.faults import (
 BLOCK: Final = 8 << 20
 BLOCK_PER_COLUMN: Final = 4 << 10
 """A block of a wide file is larger, since each of its columns costs some time."""
-_LINE_FEED, _RETURN, _QUOTE = b'\n\r"'
+_LINE_FEED, _RETURN, _QUOTE, _ZERO = b'\n\r"0'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Block:
     """Any reader of CSV will read it in the same way."""
     quoted: bool
     """There are quotes in it."""
+    zeros: bool
+    """There may be numbers that begin with a zero and another digit."""
 
 
 class CsvStructure:
@@ -97,11 +99,11 @@ class CsvStructure:
 
     def _next(self, data: bytes, *, at_end: bool) -> Iterator[Block]:
         text = data + b"\n" if at_end and not data.endswith(b"\n") else data
-        end, rows = _layout(text, ord(self._delimiter), len(self.names), at_end=at_end)
+        end, rows, zeros = _layout(text, ord(self._delimiter), len(self.names), at_end=at_end)
         if rows and not self._blank and not self._faults:
             self._grow(rows)
             block = text[:end]
-            yield Block(block, rows, plain=True, quoted=b'"' in block)
+            yield Block(block, rows, plain=True, quoted=b'"' in block, zeros=zeros)
             self._at += min(end, len(data))
         else:
             yield from self._walk(self._at, self._at + min(end or len(data), len(data)))
@@ -133,7 +135,7 @@ class CsvStructure:
         if self.rows > counted and not self._faults:
             self._file.seek(start)
             data = b"\n" * pending + self._file.read(last - start)
-            yield Block(data, self.rows - counted, plain=False, quoted=True)
+            yield Block(data, self.rows - counted, plain=False, quoted=True, zeros=True)
 
     @property
     def _where(self) -> str:
@@ -223,8 +225,11 @@ class _Lines(Iterator[str]):
         return line
 
 
-def _layout(data: bytes, delimiter: int, width: int, *, at_end: bool) -> tuple[int, int]:
-    """Where the last whole record of a block ends, and how many rows there are; 0 where it must be walked through."""
+def _layout(data: bytes, delimiter: int, width: int, *, at_end: bool) -> tuple[int, int, bool]:
+    """Where the last whole record of a block ends, how many rows there are, and whether a cell begins as 007 does.
+
+    No rows where they must be walked through.
+    """
     codes = np.frombuffer(data, np.uint8)
     line_ends, delimiters = codes == _LINE_FEED, codes == delimiter
     if quoted := b'"' in data:
@@ -234,21 +239,33 @@ def _layout(data: bytes, delimiter: int, width: int, *, at_end: bool) -> tuple[i
     ends = np.flatnonzero(line_ends)
     end = int(ends[-1]) + 1 if ends.size else 0
     if at_end and end < len(data):
-        return len(data), 0  # a quote is not closed
+        return len(data), 0, True  # a quote is not closed
     block = data[:end]
     if not end or b"\0" in block or block.count(b"\r") != block.count(b"\r\n") or not _is_utf8_bytes(block):
-        return end, 0
+        return end, 0, True
     starts = np.concatenate(([-1], ends[:-1]))
     places = np.flatnonzero(delimiters[:end])
     lengths = ends - starts
     if lengths.max() > MAX_CELL or places.size != ends.size * (width - 1):
-        return end, 0
+        return end, 0, True
     if width > 1:
         inner = places.reshape(ends.size, width - 1)
         even = bool((inner[:, 0] > starts).all() and (inner[:, -1] < ends).all())
     else:
         even = not ((lengths == 1) | (lengths == 2) & (codes[ends - 1] == _RETURN)).any()
-    return end, ends.size if even and (not quoted or _is_well_quoted(codes[:end], delimiter)) else 0
+    if not even or (quoted and not _is_well_quoted(codes[:end], delimiter)):
+        return end, 0, True
+    return end, ends.size, b'"0' in block or _has_leading_zeros(codes[:end], starts, places)
+
+
+def _has_leading_zeros(codes: NDArray[np.uint8], *before: NDArray[np.int64]) -> bool:
+    """Whether a zero and another digit follow on one of these places."""
+    for places in before:
+        zeros = places[codes[places + 1] == _ZERO] + 2
+        following = codes[zeros[zeros < codes.size]]
+        if ((following >= _ZERO) & (following < _ZERO + 10)).any():
+            return True
+    return False
 
 
 def _is_well_quoted(codes: NDArray[np.uint8], delimiter: int) -> bool:

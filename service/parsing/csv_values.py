@@ -19,7 +19,7 @@ from service.ingest import ParseLimits, ParseOptions
 from service.parsing.canonical import sink_all
 from service.parsing.csv_structure import Block, CsvStructure
 from service.parsing.faults import POLARS_ERRORS, refuse, unreadable
-from service.parsing.kinds import TextColumn
+from service.parsing.kinds import TextColumn, is_beyond_exact
 
 _HEAD = 2
 """Blocks whose types are known before the first is written: without a header the first block is one row."""
@@ -86,7 +86,10 @@ class CsvTable:
 
     def _read(self, block: Block) -> tuple[pl.DataFrame, bool]:
         """The cells, numbers as such where that is how a column goes on; whether that was tried in vain."""
-        schema = {str(place): self._read_as(column) for place, column in enumerate(self._columns)}
+        texts: dict[str, pl.DataType] = {str(place): pl.String() for place in range(len(self._columns))}
+        schema = texts
+        if not block.zeros:  # those are counted, as texts
+            schema = {str(place): self._read_as(column) for place, column in enumerate(self._columns)}
         failed = False
         if block.plain:
             while True:
@@ -95,11 +98,16 @@ class CsvTable:
                 except POLARS_ERRORS as error:
                     if all(kind == pl.String for kind in schema.values()):
                         raise unreadable(error, "CSV") from None
-                    schema, failed = dict.fromkeys(schema, pl.String()), True
+                    schema, failed = texts, True
                     continue
-                if frame.height == block.rows:
+                if frame.height != block.rows:
+                    break
+                large = [name for name, kind in schema.items() if kind == pl.Float64 and is_beyond_exact(frame[name])]
+                if not large:
                     return frame, failed
-                break
+                for name in large:  # what these lose is counted, as texts
+                    self._columns[int(name)].tidy = False
+                schema = texts
         return self._exact(block), failed
 
     def _read_as(self, column: TextColumn) -> pl.DataType:

@@ -35,6 +35,7 @@ from service.parsing.faults import (
     too_many,
     too_many_columns,
 )
+from service.parsing.kinds import ROUNDED
 
 BATCH_BYTES: Final = 8 << 20
 BATCH_ROWS: Final = 20_000
@@ -69,6 +70,14 @@ class _Column:
     rows: list[int] = field(default_factory=list)
     """The first rows of something else."""
     infinite: int = 0
+    present: int = 0
+    rounded: int = 0
+    first_rounded: int = 0
+
+    def begin(self) -> None:
+        """Counts from the first row again; the kind stays."""
+        self.others, self.rows = {}, []
+        self.infinite = self.present = self.rounded = self.first_rounded = 0
 
     def learn(self, values: Sequence[object], row: int) -> None:
         """More values, `row` of them known already."""
@@ -103,12 +112,21 @@ class _Column:
             made = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
         elif self.kind == "float":
             made = [None if value is None else _float(value) for value in values]
+            for place, (value, kept) in enumerate(zip(values, made, strict=True), row + 1):
+                self.present += value is not None
+                if type(value) is int and value != kept:
+                    self.rounded += 1
+                    self.first_rounded = self.first_rounded or place
             if not self.infinite:
                 self.infinite = next((n for n, v in enumerate(made, row + 1) if v is not None and math.isinf(v)), 0)  # type: ignore[arg-type]
         return pl.Series(self.name, made, _STORED[self.kind or "float"], strict=True)
 
     def warnings(self, kind: ColumnKind) -> list[str]:
         """Whether values of several types had to become texts; `kind` is what these were found to be."""
+        if self.kind == "float" and self.rounded:
+            return [
+                f"column {self.name}: {self.rounded:,} of {self.present:,} values {ROUNDED} (first at row {self.first_rounded})"
+            ]
         if self.kind != "mixed":
             return []
         rows = ", ".join(f"{row:,}" for row in self.rows)
@@ -141,7 +159,7 @@ class _Rows:
         """The rows in columns; a column that is not known yet is one more from its first row on."""
         self.count = 0
         for column in self._columns.values():
-            column.others, column.rows, column.infinite = {}, [], 0
+            column.begin()
         for rows in batches:
             yield self._frame(rows)
             self.count += len(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import polars as pl
@@ -17,7 +17,11 @@ MOSTLY_NUMBERS: Final = 0.9
 
 Kind = Literal["integer", "float", "boolean", "day", "moment", "minute", "zoned", "zoned minute", "text"]
 
-_DAY = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
+_DAY = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:[0-5]\d(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
+_LEADING_ZERO = r"^[+-]?0\d"
+_WHOLE = r"^[+-]?\d+$"
+EXACT: Final = 2.0**53
+"""Floats below keep every whole number."""
 _FINER_THAN_MICROSECONDS = r"\.\d{7}"
 _FORMS: Final[dict[Kind, str]] = {
     "moment": "%Y-%m-%dT%H:%M:%S%.f",
@@ -56,13 +60,15 @@ class TextColumn:
     kind: Kind | None = None
     tidy: bool = True
     _present: int = 0
-    _odd: int = 0
-    _first_odd: int = 0
     _first_infinite: int = 0
+    _odd: _Tally = field(default_factory=lambda: _Tally())
+    _zeros: _Tally = field(default_factory=lambda: _Tally())
+    _rounded: _Tally = field(default_factory=lambda: _Tally())
 
     def begin(self) -> None:
         """Counts from the first row again; the kind stays."""
-        self._present = self._odd = self._first_odd = self._first_infinite = 0
+        self._present = self._first_infinite = 0
+        self._odd, self._zeros, self._rounded = _Tally(), _Tally(), _Tally()
 
     @property
     def stored(self) -> pl.DataType:
@@ -74,8 +80,7 @@ class TextColumn:
         present = len(values) - values.null_count()
         if present and values.dtype == pl.String:
             values, texts = self._convert(values), values
-            if self.kind not in ("integer", "float"):
-                self._count_odd(texts, row)
+            self._look(texts, values, row)
         elif not present:
             values = pl.repeat(None, len(values), dtype=self.stored, eager=True)
         self._present += present
@@ -92,23 +97,58 @@ class TextColumn:
                 return values
         raise AssertionError("everything is a text")
 
-    def _count_odd(self, texts: pl.Series, row: int) -> None:
-        odd = texts.is_not_null() & _numbers(texts, pl.Float64(), self.decimal).is_null()
-        self._odd += int(odd.sum())
-        self._first_odd = self._first_odd or _first(odd, row)
+    def _look(self, texts: pl.Series, values: pl.Series, row: int) -> None:
+        """Counts what a warning is to tell."""
+        if self.kind not in ("integer", "float"):
+            self._odd.add(texts.is_not_null() & _numbers(texts, pl.Float64(), self.decimal).is_null(), row)
+            return
+        self._zeros.add(texts.str.contains(_LEADING_ZERO), row)
+        if self.kind == "float" and is_beyond_exact(values):
+            whole = texts.set(~texts.str.contains(_WHOLE), None)
+            kept = whole.cast(pl.Int128, strict=False).eq_missing(values.cast(pl.Int128, strict=False))
+            self._rounded.add(whole.is_not_null() & ~kept, row)
 
     def faults(self) -> list[Fault]:
         """The first value that is infinite or no number, in a column of numbers."""
         return [not_finite(self._first_infinite, self.name)] if self.kind == "float" and self._first_infinite else []
 
     def warnings(self, kind: ColumnKind) -> list[str]:
-        """Whether it is almost one of numbers; `kind` is what it was found to be."""
-        if self.kind != "text" or self._present - self._odd < MOSTLY_NUMBERS * self._present:
+        """What its numbers have lost, or why it is almost one of numbers; `kind` is what it was found to be."""
+        if self.kind == "text" and self._present - self._odd.count >= MOSTLY_NUMBERS * self._present:
+            return [
+                f"column {self.name}: {self._odd.count:,} of {self._present:,} values are not numbers "
+                f"(first at row {self._odd.first}); the column is treated as {kind}"
+            ]
+        if self.kind not in ("integer", "float"):
             return []
+        lost = ((self._zeros, "begin with a zero, which a number does not keep"), (self._rounded, ROUNDED))
         return [
-            f"column {self.name}: {self._odd:,} of {self._present:,} values are not numbers "
-            f"(first at row {self._first_odd}); the column is treated as {kind}"
+            f"column {self.name}: {tally.count:,} of {self._present:,} values {what} (first at row {tally.first})"
+            for tally, what in lost
+            if tally.count
         ]
+
+
+ROUNDED: Final = "are whole numbers too large to be kept exactly here"
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How often there was something, and the first row, from 1 on."""
+
+    count: int = 0
+    first: int = 0
+
+    def add(self, marked: pl.Series, row: int) -> None:
+        """More values, `row` of them known already."""
+        self.count += int(marked.sum())
+        self.first = self.first or _first(marked, row)
+
+
+def is_beyond_exact(values: pl.Series) -> bool:
+    """Whether some of these floats are so large that not every whole number there is one."""
+    low, high = values.min(), values.max()
+    return isinstance(low, float) and isinstance(high, float) and max(-low, high) >= EXACT
 
 
 def _first(marked: pl.Series, row: int) -> int:
@@ -143,7 +183,7 @@ def _booleans(texts: pl.Series) -> pl.Series | None:
 
 
 def _times(texts: pl.Series, kind: Kind) -> pl.Series | None:
-    """Dates or times as those of ISO 8601, to the microsecond; what is finer stays text, as nothing may be lost."""
+    """Dates or times as those of ISO 8601, to the microsecond; what is finer, or a leap second, stays text, as nothing may be lost."""
     fits = texts.str.contains(_DAY) & ~texts.str.contains(_FINER_THAN_MICROSECONDS)
     if not fits.all():
         return None
