@@ -18,6 +18,22 @@ class Frequent(Record):
     count: int
 
 
+class Histogram(Record):
+    """How the values of a column are spread: bins of equal width, of which the last holds `high` too."""
+
+    low: float | str
+    """Where the first bin begins: at the 1st percentile, or at the smallest value if that is the 99th as well."""
+    high: float | str
+    """Where the last bin ends: at the 99th percentile or the largest value. Bins of whole numbers or days hold equally
+    many of them, and the last may reach beyond it."""
+    counts: Listed[int]
+    """Values in each bin, 20 bins at most."""
+    below: int = 0
+    """Values below `low`."""
+    above: int = 0
+    """Values above `high`."""
+
+
 class Column(Record):
     """One column as it was understood."""
 
@@ -34,6 +50,14 @@ class Column(Record):
     """Population standard deviation."""
     min: float | None = None
     max: float | None = None
+    earliest: str | None = None
+    latest: str | None = None
+    """Of dates and times, as in RFC 3339; times without a zone stand without one."""
+    quantiles: dict[str, float | str] = {}
+    """Of numbers, dates and times: `"25"` is the value that a quarter of them do not exceed, between two it is
+    interpolated. 0, 1, 5, 25, 50, 75, 95, 99 and 100."""
+    histogram: Histogram | None = None
+    """Of numbers, dates and times."""
     top: Listed[Frequent] = ()
     """The most frequent values, most frequent first, 20 at most."""
 

@@ -127,6 +127,20 @@ def test_a_csv_file_is_described_shown_listed_and_deleted(api: TestClient, store
         "std": 0.5,
         "min": 1.5,
         "max": 2.5,
+        "earliest": None,
+        "latest": None,
+        "quantiles": {
+            "0": 1.5,
+            "1": 1.51,
+            "5": 1.55,
+            "25": 1.75,
+            "50": 2.0,
+            "75": 2.25,
+            "95": 2.45,
+            "99": 2.49,
+            "100": 2.5,
+        },
+        "histogram": {"low": 1.5, "high": 2.5, "counts": [1, *[0] * 18, 1], "below": 0, "above": 0},
         "top": [],
     }
     assert (colour["kind"], colour["top"][0]) == ("categorical", {"value": "blue", "count": 2})
