@@ -35,12 +35,17 @@ def column_cautions(columns: Sequence[Column], rows: int) -> list[str]:
             'of text, too many different ones; left out of training, unless {"kind": "categorical"} in columns '
             "takes the most frequent thousand",
         ),
-        (
-            [c.name for c in columns if looks_like_id(c, rows)],
-            f"with a value of its own in more than {ID_SHARE:.0%} of the rows (an id?); nothing general can be learned from it",
-        ),
     ]
-    return [f"{named(names)} {what}" for names, what in cases if names]
+    said = [f"{named(names)} {what}" for names, what in cases if names]
+    return [*said, *id_caution([c.name for c in columns if looks_like_id(c, rows)])]
+
+
+def id_caution(names: Sequence[str]) -> list[str]:
+    """A sentence on the columns that look like ids, if there are any."""
+    if not names:
+        return []
+    share = f"with a value of its own in more than {ID_SHARE:.0%} of the rows"
+    return [f"{named(names)} {share} (an id?); nothing general can be learned from it"]
 
 
 def twin_cautions(groups: Sequence[Sequence[str]]) -> list[str]:

@@ -23,6 +23,7 @@ from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.stores import open_stores
+from service import portrait
 from service.client import ApiClient, ApiError
 from service.ingest import DEFAULT_NULLS
 from service.stack import Stack, running_redis_url
@@ -36,6 +37,8 @@ keys_app = typer.Typer(
     help="API keys of the stack that runs here, or of the Redis that CHAINRULE_REDIS_URL names.", no_args_is_help=True
 )
 app.add_typer(keys_app, name="keys")
+datasets_app = typer.Typer(help="List data sets, newest first; `show` describes one.")
+app.add_typer(datasets_app, name="datasets")
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -304,13 +307,39 @@ def models(
         _show(found, rows, ("id", "name", "version", "task", "target", "metrics", "created_at"), as_json=as_json)
 
 
-@app.command()
-def datasets(limit: Most = 20, as_json: AsJson = False) -> None:
-    """List data sets, newest first."""
+@datasets_app.callback(invoke_without_command=True)
+def datasets(context: typer.Context, limit: Most = 20, as_json: AsJson = False) -> None:
+    """List data sets, newest first; `show` describes one."""
+    if context.invoked_subcommand is not None:
+        return
     with _server() as client:
         found = client.pages("/v1/datasets", limit)
         rows = [{**dataset, "columns": len(dataset["columns"])} for dataset in found]
         _show(found, rows, ("id", "name", "version", "format", "rows", "columns", "created_at"), as_json=as_json)
+
+
+@datasets_app.command("show")
+def show_dataset(
+    dataset_id: Annotated[str, typer.Argument(metavar="ID")],
+    target: Annotated[
+        str | None, typer.Option(help="Also tell how strongly each column goes along with this one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe the columns of a data set, and what to beware of."""
+    with _server() as client:
+        path = f"/v1/datasets/{dataset_id}"
+        dataset = client.call("GET", path)
+        found = None if target is None else client.call("GET", f"{path}/associations", params={"target": target})
+        if as_json:
+            out.print_json(data=dataset if found is None else {**dataset, "associations": found})
+            return
+        out.print(f"{dataset['name']} ({dataset['id']}): {dataset['rows']:,} rows", markup=False)
+        out.print(portrait.of_columns(dataset))
+        if found is not None:
+            out.print(portrait.of_associations(found))
+        for warning in [*dataset["warnings"], *(found["warnings"] if found else ())]:
+            err.print(f"note: {portrait.plain(warning)}", markup=False)
 
 
 def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-_CELLS: Final = 1 << 21
+CELLS: Final = 1 << 21
 """That are read together where they are more than one column."""
 
 
@@ -22,17 +22,17 @@ class StoredColumns:
 
     def each(self) -> Iterator[tuple[str, pl.Series]]:
         """All columns in turn; those that stand side by side are read together as long as they are few cells."""
-        together = max(1, _CELLS // max(1, self.rows))
+        together = max(1, CELLS // max(1, self.rows))
         for first in range(0, len(self.names), together):
             names = self.names[first : first + together]
             columns = self._read(names).get_columns()[::-1]
             for name in names:
                 yield name, columns.pop().alias("value")  # Polars takes some names for patterns
 
-    def blocks(self, names: Sequence[str]) -> Iterator[list[pl.Series]]:
-        """Some columns, a block of rows at a time."""
-        height = max(1, _CELLS // len(names))
-        for start in range(0, self.rows, height):
+    def blocks(self, names: Sequence[str], stride: int = 1) -> Iterator[list[pl.Series]]:
+        """Some columns, a block of rows at a time, and only each `stride`-th block."""
+        height = max(1, CELLS // len(names))
+        for start in range(0, self.rows, height * stride):
             yield [column.alias("value") for column in self._read(names, start, height).iter_columns()]
 
     def _read(self, names: Sequence[str], start: int = 0, height: int | None = None) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import polars as pl
@@ -10,11 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
-from common.errors import CorruptRecord, NotFound, UnsupportedMedia
+from common.errors import CorruptRecord, Fault, Invalid, NotFound, UnsupportedMedia
 from common.schemas.datasets import Cell, Dataset
 from common.schemas.record import Record
 from common.schemas.training import clean_name
 from common.store.stores import utc_now
+from service.associations import Associations, associate
 from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions
 from service.routes.shared import (
     Behind,
@@ -183,6 +185,62 @@ def _written(times: pl.Expr) -> pl.Expr:
     for pattern, short in ((r"\.0+($|[+-])", "$1"), (r"(\.\d*[1-9])0+($|[+-])", "$1$2"), (r"\+00:00$", "Z")):
         text = text.str.replace(pattern, short)
     return text
+
+
+_EXAMPLE = {
+    "target": "species",
+    "data": [
+        {
+            "column": "petal_length",
+            "kind": "numeric",
+            "measure": "eta",
+            "value": 0.97,
+            "rows": 149,
+            "grouped": False,
+        },
+        {
+            "column": "colour",
+            "kind": "categorical",
+            "measure": "cramers_v",
+            "value": 0.31,
+            "rows": 150,
+            "grouped": False,
+        },
+    ],
+    "warnings": ["column number: with a value of its own in more than 95% of the rows (an id?); nothing general can …"],
+}
+
+_MEASURING = asyncio.Semaphore(2)
+"""So many callers' data sets are read at once; others wait their turn."""
+
+
+@router.get(
+    "/{dataset_id}/associations",
+    responses={**errors(404, 422), 200: {"content": {"application/json": {"example": _EXAMPLE}}}},
+)
+async def associations(
+    dataset_id: str,
+    behind: Behind,
+    target: Annotated[str, Query(description="The column that is to be predicted.", max_length=1000)],
+) -> Associations:
+    """How strongly every column goes along with the target, strongest first, and what to beware of before training.
+
+    Pearson's correlation between numbers, the correlation ratio eta between numbers and categories, Cramér's V corrected
+    for bias between categories. Takes seconds for millions of rows.
+    """
+    dataset = await run_in_threadpool(behind.stores.datasets.get, dataset_id)
+    column = dataset.column(target)
+    if column is None:
+        fault = Fault("target", "unknown_column", "the data set has no column of this name")
+        raise Invalid("The request has a fault.", [fault])
+    path = behind.stores.files.dataset(dataset_id)
+    async with _MEASURING:
+        try:
+            return await run_in_threadpool(associate, path, dataset, column)
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            if not path.exists():
+                raise NotFound("The rows of this data set are gone.", code="dataset_not_found") from error
+            raise CorruptRecord("The rows of this data set are damaged.") from error
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))

@@ -164,6 +164,31 @@ def test_a_csv_file_is_described_shown_listed_and_deleted(api: TestClient, store
     assert files_in(stores) == []
 
 
+@pytest.mark.usefixtures("quick_parser")
+def test_columns_are_associated_with_a_target(api: TestClient, stores: Stores) -> None:
+    rows = "".join(f"{i % 50},{'ab'[i % 2]},{'xy'[i % 2]}{MARK}\n" for i in range(100))
+    dataset = upload(api, f"n,c,y\n{rows}".encode()).json()
+    path = f"/v1/datasets/{dataset['id']}"
+    answer = api.get(f"{path}/associations", params={"target": "y"})
+    assert answer.status_code == 200, answer.text
+    assert MARK not in answer.text
+    found = answer.json()
+    assert [(a["column"], a["measure"], a["rows"]) for a in found["data"]] == [
+        ("c", "cramers_v", 100),
+        ("n", "eta", 100),
+    ]
+    assert found["data"][0]["value"] == pytest.approx(1)
+    assert found["warnings"][0].startswith("2 columns (c, n): what the target is can be told")
+    assert refused(api.get(f"{path}/associations", params={"target": MARK}), 422, "invalid_request") == [
+        ("target", "unknown_column")
+    ]
+    assert refused(api.get(f"{path}/associations"), 422, "invalid_request") == [("target", "missing")]
+    stores.files.dataset(dataset["id"]).write_bytes(b"PAR1")
+    refused(api.get(f"{path}/associations", params={"target": "y"}), 500, "corrupt_record")
+    assert api.delete(path).status_code == 204
+    refused(api.get(f"{path}/associations", params={"target": "y"}), 404, "dataset_not_found")
+
+
 def files_in(stores: Stores) -> list[str]:
     return [path.name for path in stores.files.root.rglob("*") if path.is_file()]
 
@@ -178,7 +203,8 @@ def test_a_parquet_file_is_taken_with_its_types(api: TestClient) -> None:
     assert answer.status_code == 201, answer.text
     kinds = ["numeric", "boolean", "datetime", "categorical", "numeric"]
     assert [column["kind"] for column in answer.json()["columns"]] == kinds
-    assert any("day" in warning for warning in answer.json()["warnings"])
+    day = answer.json()["columns"][2]
+    assert (day["earliest"], day["quantiles"]["50"]) == ("2020-01-02", "2020-01-02")
     rows = api.get(f"/v1/datasets/{answer.json()['id']}/rows").json()["rows"]
     assert rows[0] == {"n": 1, "flag": True, "day": "2020-01-02", "text": "x", "f": 0.5}
     assert rows[1] == {"n": 2, "flag": None, "day": None, "text": "y", "f": 1e300}

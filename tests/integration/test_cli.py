@@ -53,6 +53,21 @@ def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: Ru
         assert json.loads(chainrule(stack.url, verb, "--json", "--limit", "1").stdout)[0]["id"]
 
 
+def test_a_data_set_is_shown_with_what_goes_along_with_its_target(stack: RunningStack, iris: Path) -> None:
+    dataset_id = stack.client.upload(iris, "flowers")["id"]
+    shown = chainrule(stack.url, "datasets", "show", dataset_id, "--target", "target")
+    assert shown.returncode == 0, shown.stderr
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert [line[:2] for line in lines[2:6]] == [[f"x{place}", "numeric"] for place in range(4)]
+    assert "█" in lines[2][-1]
+    assert {line[0] for line in lines[9:11]} == {"x2", "x3"}  # the petals tell most
+    whole = json.loads(chainrule(stack.url, "datasets", "show", dataset_id, "--target", "target", "--json").stdout)
+    assert whole["columns"][0]["quantiles"]["50"] == 5.8
+    assert whole["associations"]["data"][0]["measure"] == "eta"
+    wrong = chainrule(stack.url, "datasets", "show", dataset_id, "--target", "kind")
+    assert (wrong.returncode, "target: the data set has no column of this name" in wrong.stderr) == (1, True)
+
+
 def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.json"
     more.write_text('{"stopping": {"target_error": 0.5}, "training": {"seed": 1}}')
