@@ -84,6 +84,12 @@ class Conflict(ChainruleError):
     code = "conflict"
 
 
+class SourceUnavailable(ChainruleError):
+    """What a data set was to be fetched from does not answer, or not with a file."""
+
+    code = "source_unavailable"
+
+
 class Unauthorized(ChainruleError):
     """No key, or one that is not known."""
 
@@ -94,6 +100,10 @@ class StoreUnavailable(ChainruleError):
     """Redis does not answer."""
 
     code = "store_unavailable"
+
+
+class FilesUnavailable(StoreUnavailable):
+    """The object store of data sets and checkpoints does not answer, or does not let us in."""
 
 
 class Busy(ChainruleError):

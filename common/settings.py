@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,8 @@ from common.errors import CannotStart
 PREFIX = "CHAINRULE_"
 CLIENT_VARIABLES = {"CHAINRULE_URL", "CHAINRULE_KEY"}
 """Read by the command line when it speaks to a server; no settings of the server."""
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+"""The name of a bucket."""
 STACK_VARIABLE = "CHAINRULE_STACK"
 """Set by `chainrule up` in all that it starts, so that a later start finds what was left running."""
 
@@ -39,7 +42,10 @@ class Settings(BaseSettings):
     state_dir: Path = Path("~/.chainrule")
     """Where the embedded stack keeps its database, data sets and logs."""
     data_url: str | None = None
-    """The folder of the uploaded data sets and of checkpoints, shared by all processes. Unset: `data` below the state directory."""
+    """Where uploaded data sets and checkpoints are kept, for all processes: a folder, or s3://bucket/prefix, whose
+    credentials and endpoint are in the usual AWS_* variables. Unset: `data` below the state directory."""
+    data_cache_bytes: Annotated[int, Field(ge=0)] = 32 * 2**30
+    """Copies of what is kept in a bucket, on each machine, in bytes; they lie below the state directory."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Largest data set that may be uploaded, in bytes."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
@@ -86,19 +92,35 @@ class Settings(BaseSettings):
         return self.state_dir.expanduser().absolute()
 
     @property
-    def data_path(self) -> Path:
-        """The folder that `data_url` names.
+    def bucket_url(self) -> str | None:
+        """The bucket that `data_url` names, if it is none of a folder.
 
         Raises:
             CannotStart: the URL is of a kind that is not supported.
 
         """
         if self.data_url is None:
-            return self.state_path / "data"
+            return None
         url = urlsplit(self.data_url)
-        if url.scheme not in ("", "file") or url.netloc:
-            raise CannotStart(f"{PREFIX}DATA_URL must be a folder or a file:// URL of one.")
-        return Path(url.path).expanduser().absolute()
+        if url.scheme == "s3" and re.fullmatch(BUCKET, url.netloc) and not (url.query or url.fragment):
+            return self.data_url
+        if url.scheme in ("", "file") and not url.netloc:
+            return None
+        raise CannotStart(f"{PREFIX}DATA_URL must be a folder, a file:// URL of one, or s3://bucket/prefix.")
+
+    @property
+    def data_path(self) -> Path:
+        """The folder that `data_url` names; for a bucket, that of the copies on this machine.
+
+        Raises:
+            CannotStart: the URL is of a kind that is not supported.
+
+        """
+        if self.bucket_url is not None:
+            return self.state_path / "cache"
+        if self.data_url is None:
+            return self.state_path / "data"
+        return Path(urlsplit(self.data_url).path).expanduser().absolute()
 
     @property
     def data_budget(self) -> int:

@@ -11,10 +11,10 @@ from functools import partial
 
 import uvicorn
 
-from common.errors import CannotStart, ChainruleError
+from common.errors import CannotStart, ChainruleError, FilesUnavailable
 from common.settings import Settings, read_settings
 from common.store.client import connect
-from common.store.files import DataFolder
+from common.store.files import open_files
 from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
@@ -26,6 +26,8 @@ _RETRIES = 3
 """Repetitions of a command before a caller is told that the store is away: well under a second if it is gone."""
 _TIMEOUT = 1.0
 """Seconds for each of them, if the store is frozen."""
+_FILES_SECONDS = 5.0
+"""For which an object store is waited for."""
 
 
 class _Server(uvicorn.Server):
@@ -84,8 +86,13 @@ def _open(settings: Settings) -> Stores:
         raise CannotStart("An API process needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
     client = connect(settings.redis_url, retries=_RETRIES, timeout=_TIMEOUT)
     check_redis(client)
-    stores = open_stores(client, DataFolder(settings.data_path))
-    stores.files.prepare()
+    stores = open_stores(client, open_files(settings, patience=_FILES_SECONDS))
+    try:
+        stores.files.prepare()
+    except FilesUnavailable as error:
+        raise CannotStart(
+            "The bucket of CHAINRULE_DATA_URL cannot be used. Check it and the AWS_* variables."
+        ) from error
     if not settings.is_loopback and not stores.access.digests():
         raise CannotStart(
             f"Without an API key, Chainrule binds to loopback only, not to {settings.host}. Start it on loopback, make a "

@@ -21,7 +21,7 @@ from common.errors import ChainruleError
 from common.lifecycle import HELD
 from common.settings import read_settings
 from common.store.client import connect
-from common.store.files import DataFolder
+from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
 from service.client import ApiClient, ApiError
@@ -124,7 +124,7 @@ def create_key(
     """Make an API key and print it; only its hash is kept. With the first key, every call needs one."""
     with _explained():
         settings = read_settings()
-        access = open_stores(connect(running_redis_url(settings), retries=4), DataFolder(settings.data_path)).access
+        access = open_stores(connect(running_redis_url(settings), retries=4), open_files(settings, patience=1.0)).access
         if if_none and access.digests():
             return
         if key_file is None:

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import processes
-from common.errors import CannotStart, ChainruleError
+from common.errors import CannotStart, ChainruleError, FilesUnavailable
 from common.settings import STACK_VARIABLE, Settings
 from common.store.client import connect
 from common.store.datasets import DatasetStore
-from common.store.files import DataFolder
+from common.store.files import open_files
 from service.__main__ import bind
 from service.redis_server import check_redis, start_redis
 
@@ -37,6 +37,8 @@ Say = Callable[[str], None]
 _RESTARTS, _WITHIN_SECONDS = 5, 60.0
 _RUNTIME_PREFIX = "cr"
 _PATIENCE_SECONDS = 20.0
+_FILES_SECONDS = 10.0
+"""For which an object store is waited for."""
 _SOCKET = "redis.sock"
 
 
@@ -129,9 +131,12 @@ class Stack:
         try:
             self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(mode=0o700, exist_ok=True)
-            data = DataFolder(self._settings.data_path)
-            data.prepare()
+            open_files(self._settings, patience=_FILES_SECONDS).prepare()
             lock = (self._state / "lock").open("a+")
+        except FilesUnavailable as error:
+            raise CannotStart(
+                "The bucket of CHAINRULE_DATA_URL cannot be used. Check it and the AWS_* variables."
+            ) from error
         except OSError as error:
             raise CannotStart(f"Cannot use the state directory {self._state}: {error.strerror}.") from error
         with lock:
@@ -218,7 +223,7 @@ class Stack:
             return
         client = connect(redis_url, retries=3)
         try:
-            DataFolder(self._settings.data_path).sweep(DatasetStore(client).exists)
+            open_files(self._settings, patience=_FILES_SECONDS).sweep(DatasetStore(client).exists)
         except ChainruleError as error:  # Redis is just being started again; the next start sweeps
             self._say(f"Left-over files were not removed: {error.message}")
         finally:
@@ -232,7 +237,7 @@ class Stack:
             "PYTHONSAFEPATH": "1",
             "CHAINRULE_REDIS_URL": redis_url,
             "CHAINRULE_STATE_DIR": str(self._state),
-            "CHAINRULE_DATA_URL": str(settings.data_path),
+            "CHAINRULE_DATA_URL": settings.bucket_url or str(settings.data_path),
             "CHAINRULE_HOST": settings.host,
         }
 

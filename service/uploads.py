@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,15 @@ from typing import BinaryIO
 import polars as pl
 from starlette.concurrency import run_in_threadpool
 
-from common.errors import Invalid, Stalled, StorageFull, StoreUnavailable
+from common.errors import (
+    CorruptRecord,
+    FilesUnavailable,
+    Invalid,
+    NotFound,
+    Stalled,
+    StorageFull,
+    StoreUnavailable,
+)
 from common.identifiers import new_id
 from common.schemas.datasets import DataFormat, Dataset
 from common.settings import Settings
@@ -113,6 +122,7 @@ async def publish(
         Unreadable: it is no JSON, where that was sent.
         TooLarge: it has more cells than allowed.
         StorageFull: there is no room for its rows.
+        FilesUnavailable: an object store does not take them.
 
     """
     dataset_id = new_id("ds")
@@ -131,18 +141,20 @@ async def publish(
             async with _PARSERS:
                 parsed = await run_in_threadpool(parse_in_child, received.path, destination, options, limits)
         name = parsed.name or name
+        await run_in_threadpool(stores.files.keep_dataset, dataset_id)
         dataset = _describe(dataset_id, name, options.format, received, parsed, now())
         digest = hashlib.sha256(f"{name}\0{options.model_dump_json()}\0{received.sha256}".encode()).hexdigest()
         created = await run_in_threadpool(
             stores.datasets.create, dataset, idempotency_key=idempotency_key, digest=digest, content=content
         )
     except BaseException:
-        destination.unlink(missing_ok=True)
+        with suppress(FilesUnavailable):
+            await run_in_threadpool(stores.files.discard_dataset, dataset_id)
         raise
     finally:
         received.path.unlink(missing_ok=True)
     if created.id != dataset_id:  # an earlier request with the same key made it
-        destination.unlink(missing_ok=True)
+        await run_in_threadpool(stores.files.discard_dataset, dataset_id)
     return created
 
 
@@ -152,11 +164,12 @@ def _share(stores: Stores, content: str, options: ParseOptions, destination: Pat
     if earlier is None or options.format == "rows":  # a name may stand in it, which only a reader finds
         return None
     try:
-        destination.hardlink_to(stores.files.dataset(earlier.id))
+        with stores.files.rows(earlier.id) as rows:
+            destination.hardlink_to(rows)
         if not _has_rows(destination, earlier.rows):
             destination.unlink()
             return None
-    except OSError:  # gone by now, or a file system without links
+    except (OSError, NotFound, CorruptRecord, FilesUnavailable):  # gone by now, or a file system without links
         return None
     note = f"{_SAME} version {earlier.version} ({earlier.id}), whose rows are shared"
     warnings = (*(warning for warning in earlier.warnings if not warning.startswith(_SAME)), note)

@@ -25,6 +25,7 @@ from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.client import ApiClient
 from service.redis_server import start_redis
+from tests.object_store import ObjectStore
 
 # The tests that must always pass see the same examples every time; `make full` looks for new ones.
 hypothesis.settings.register_profile("steady", derandomize=True, database=None)
@@ -34,7 +35,7 @@ hypothesis.settings.load_profile("steady")
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("CHAINRULE_")]:
+    for name in [name for name in os.environ if name.startswith(("CHAINRULE_", "AWS_"))]:
         monkeypatch.delenv(name)
 
 
@@ -46,6 +47,24 @@ def redis_url() -> Iterator[str]:
         process = start_redis(Path(folder) / "redis", socket, Path(folder) / "redis.log", {})
         yield f"unix://{socket}"
         processes.stop(process)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A server of the test run's own that speaks S3."""
+    folder = tmp_path_factory.mktemp("objects") / "buckets"
+    folder.mkdir()
+    server = ObjectStore(folder)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`bucket/prefix` with nothing below it, which this process finds by its environment."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_store.new_place()
 
 
 @pytest.fixture

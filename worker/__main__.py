@@ -15,7 +15,7 @@ from pathlib import Path
 from common.errors import CannotStart
 from common.settings import read_settings
 from common.store.client import connect
-from common.store.files import DataFolder
+from common.store.files import open_files
 from common.store.stores import open_stores, utc_now
 from worker.ray_node import LocalRay, NamedRay
 from worker.run_child import RunChild
@@ -23,6 +23,8 @@ from worker.supervisor import Hear, Supervisor
 
 _PATIENCE = 60
 """Repetitions of a command while Redis is away: about a minute."""
+_FILES_SECONDS = 2.0
+"""For which an object store is waited for: a supervisor only tidies up there, and has leases to renew."""
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     if settings.redis_url is None:
         sys.exit("A supervisor needs CHAINRULE_REDIS_URL. On one machine, `chainrule up` starts everything.")
 
-    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), DataFolder(settings.data_path))
+    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), open_files(settings, patience=_FILES_SECONDS))
     logs = settings.state_path / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     short = Path(tempfile.gettempdir())

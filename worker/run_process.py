@@ -19,11 +19,12 @@ from typing import TextIO
 from common.errors import ChainruleError, FenceLost
 from common.settings import Settings, read_settings
 from common.store.client import connect
-from common.store.files import DataFolder
+from common.store.files import open_files
 from common.store.jobs import Claim
 from common.store.stores import Stores, open_stores
 from worker.actors import ActorPool, ClusterConnection, ProcessLost, nodes
 from worker.beside import beside
+from worker.training_data import FILES_SECONDS
 from worker.training_run import TrainingRun
 
 log = logging.getLogger("chainrule.run")
@@ -42,7 +43,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints goes to the log
     settings = read_settings()
     assert settings.redis_url is not None
-    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), DataFolder(settings.data_path))
+    stores = open_stores(connect(settings.redis_url, retries=_PATIENCE), open_files(settings, patience=FILES_SECONDS))
     cluster = ClusterConnection(sys.argv[1])
     try:
         cluster.open()

@@ -250,8 +250,8 @@ class Supervisor:
             return
         error = JobError(
             code="worker_lost",
-            message=f"A process of the run was lost {losses} times without a checkpoint in between.",
-            hint="The operator's log says how it ended; memory running out is the usual cause.",
+            message=f"The run was lost {losses} times without a checkpoint in between. {reason}",
+            hint="The operator's log says more; memory running out is the usual cause.",
         )
         try:
             self._stores.jobs.fail(claim, error)

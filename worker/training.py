@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from common.errors import Diverged, StorageFull, TrainingFailure
+from common.errors import Diverged, FilesUnavailable, StorageFull, TrainingFailure
 from common.features.target import NumberTarget
 from common.learned import LearnedDocument
 from common.lifecycle import Wish
@@ -42,6 +42,8 @@ _LEAST_PATIENCE_SECONDS, _PATIENCE = 20.0, 20.0
 _FIRST_CHECKPOINT_SECONDS = 1.0
 _CHECKPOINT_SHARE = 0.02
 """Of the training time, at most, for checkpoints."""
+_FAILED_SHARE = 0.2
+"""The same for those that an object store does not take: waiting for it costs time, and going on without costs work."""
 _FIRST_PIECES = 32
 
 
@@ -348,8 +350,8 @@ class Training:
     # Checkpoints
 
     def _save(self) -> None:
-        """Writes a checkpoint; a full disk is told of, and the training goes on without."""
-        began, at = self._clock(), self._standing
+        """Writes a checkpoint; a full disk, or an object store that is away, is told of, and the training goes on without."""
+        began, at, share = self._clock(), self._standing, _CHECKPOINT_SHARE
         saved = _saved(self._group.states(), at, self._task, self._prepared)
         try:
             self._stores.checkpoints.save(
@@ -360,12 +362,13 @@ class Training:
                 step=at.step,
                 seconds=lambda: self._clock() - began,
             )
-        except StorageFull as error:
+        except (StorageFull, FilesUnavailable) as error:
             if self._wish == "pause":  # without one, all since the last would be lost
                 raise
             self._stores.jobs.record(self._claim, kind="warning", event={"message": error.message})
+            share = _FAILED_SHARE
         took = self._clock() - began
-        self._checkpoint_at = self._clock() + max(self._settings.checkpoint_seconds, took / _CHECKPOINT_SHARE)
+        self._checkpoint_at = self._clock() + max(self._settings.checkpoint_seconds, took / share)
 
 
 def _multiple(task: TrainingTask) -> int:

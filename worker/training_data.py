@@ -8,13 +8,14 @@ straight to their place in `SharedRows`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import BadData, Invalid
+from common.errors import BadData, CorruptRecord, Invalid, NotFound
 from common.features.encoder import FeatureEncoder
 from common.features.feature import TAKEN_FOR, Feature
 from common.features.split import Rows, split_rows
@@ -25,7 +26,7 @@ from common.schemas.datasets import Dataset
 from common.schemas.models import Task
 from common.schemas.training import TrainingRequest
 from common.settings import Settings
-from common.store.files import DataFolder
+from common.store.files import open_files
 from worker.shared_rows import RowsShape, SharedRows
 
 _TILE_CELLS = 1 << 21
@@ -34,6 +35,8 @@ _STRIPE_BYTES = 1 << 28
 """Of the matrix that is in work at a time: every page of it is written several times, so it should stay in memory."""
 _STRIPE_ROWS = 1 << 18
 """Most rows in work at a time: more are not read more quickly, for Parquet files come in groups of so many rows."""
+FILES_SECONDS = 20.0
+"""For which an object store is waited for; then the job is tried again, as after any other loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Preparation:
         self._task = task
         self._dataset = dataset
         self._judge = judge
-        self._files = DataFolder(settings.data_path)
+        self._files = open_files(settings, patience=FILES_SECONDS)
         self._memory_bytes = settings.data_budget
         self._scratch = settings.scratch_path
 
@@ -77,10 +80,16 @@ class Preparation:
         Raises:
             BadData: the rows do not allow this training.
             StorageFull, OutOfMemory: there is no room for the encoded rows.
+            FilesUnavailable: the rows are in an object store that does not answer.
 
         """
+        with ExitStack() as held:
+            judge = self._table(held, self._judge) if self._judge else None
+            return self._prepare(self._table(held, self._dataset), judge)
+
+    def _prepare(self, table: StoredTable, judge: StoredTable | None) -> PreparedData:
+        """`judge` holds the validation rows, where these are of another data set."""
         request = self._request
-        table = self._table(self._dataset)
         values = self._target_values(table)
         training_rows, validation_rows = self._split(table, values)
         counts = request.loss is not None and request.loss.kind == "poisson"
@@ -91,9 +100,7 @@ class Preparation:
             else _class_weights(request.class_weights, target, values, training_rows)
         )
         del values  # a column may be all that memory has room for
-        judge = table
-        if self._judge is not None:
-            judge = self._table(self._judge)
+        if judge is not None:
             validation_rows = self._labelled(judge, target)
         encoder = FeatureEncoder.fit(table, self._features(), training_rows)
         shape = RowsShape(
@@ -107,13 +114,13 @@ class Preparation:
         data = SharedRows.create(shape, self._memory_bytes, self._scratch)
         try:
             sides = _sides(data, training_rows, validation_rows)
-            for rows, chosen in ((table, sides),) if judge is table else ((table, sides[:1]), (judge, sides[1:])):
+            for rows, chosen in ((table, sides),) if judge is None else ((table, sides[:1]), (judge, sides[1:])):
                 self._fill(chosen, rows, encoder, target, mean_weight, shares)
         except BaseException:
             data.close()
             raise
         warnings = [*_warnings(self._dataset, request.target, table.rows, encoder)]
-        if judge is not table and (left_out := judge.rows - len(validation_rows)):
+        if judge is not None and (left_out := judge.rows - len(validation_rows)):
             warnings.append(f"{left_out} validation rows have no target, or one of no class known, and were left out.")
         return PreparedData(data, encoder, target, len(validation_rows) > 0, tuple(warnings))
 
@@ -124,13 +131,14 @@ class Preparation:
             BadData: the rows are gone.
 
         """
-        table = self._table(self._judge or self._dataset)
-        values = self._target_values(table)
-        assert not isinstance(values, Coded)
-        if self._judge is not None:
-            return values[~np.isnan(values)]
-        training_rows, validation_rows = self._split(table, values)
-        return values[validation_rows if len(validation_rows) else training_rows]
+        with ExitStack() as held:
+            table = self._table(held, self._judge or self._dataset)
+            values = self._target_values(table)
+            assert not isinstance(values, Coded)
+            if self._judge is not None:
+                return values[~np.isnan(values)]
+            training_rows, validation_rows = self._split(table, values)
+            return values[validation_rows if len(validation_rows) else training_rows]
 
     def _split(self, table: StoredTable, values: TableColumn) -> tuple[Rows, Rows]:
         """Training rows and validation rows, by the values of their target."""
@@ -139,10 +147,14 @@ class Preparation:
         column = None if name is None else table.read([name])[name]
         return split_rows(_codes(values), validation, self._request.training.seed, column)
 
-    def _table(self, dataset: Dataset) -> StoredTable:
-        path = self._files.dataset(dataset.id)
-        if not path.exists():
-            raise BadData("The rows of the data set are gone.")
+    def _table(self, held: ExitStack, dataset: Dataset) -> StoredTable:
+        """The rows of a data set, to be read as long as `held` is open."""
+        try:
+            path = held.enter_context(self._files.rows(dataset.id))
+        except NotFound as error:
+            raise BadData("The rows of the data set are gone.") from error
+        except CorruptRecord as error:
+            raise BadData("The rows of the data set are damaged.") from error
         assert self._request.features is not None
         return StoredTable(path, self._request.features)
 

@@ -8,14 +8,12 @@ a later holder.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from json import JSONDecodeError, loads
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +21,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from common.errors import CorruptRecord, FenceLost, StorageFull
+from common.errors import CorruptRecord, FenceLost, FilesUnavailable
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.record import Record
 from common.store import keys
 from common.store.client import Client, Script, new_token, stored, text, to_json
 from common.store.files import DataFolder
 from common.store.jobs import Claim
+
+log = logging.getLogger("chainrule.store")
 
 KEPT = 3
 """The newest of each job: should one turn out damaged, the one before it serves."""
@@ -100,21 +100,14 @@ class CheckpointStore:
         Raises:
             FenceLost: the job is no longer the caller's.
             StorageFull: the disk does not take it, or Redis has no room.
+            FilesUnavailable: the object store does not take it.
 
         """
         pointers = self._pointers(claim.job_id)
         number = 1 + max((pointer.checkpoint.number for pointer in pointers), default=0)
         file = f"{number:08d}-{claim.fence}.safetensors"
-        folder = self._files.checkpoints(claim.job_id)
         content = save(dict(saved.arrays), {"document": to_json(saved.document)})
-        try:
-            _write(folder / file, content)
-        except OSError as error:
-            with suppress(OSError):
-                _part(folder / file).unlink(missing_ok=True)
-            raise StorageFull(
-                f"A checkpoint could not be written: {error.strerror}.", hint="Look at the disk of CHAINRULE_DATA_URL."
-            ) from error
+        self._files.keep_checkpoint(claim.job_id, file, content)
         now = self._now()
         checkpoint = Checkpoint(
             number=number,
@@ -140,7 +133,7 @@ class CheckpointStore:
             ],
         )
         if answer[0] != "ok":
-            (folder / file).unlink(missing_ok=True)
+            self._files.discard_checkpoint(claim.job_id, file)
             raise FenceLost("The job has passed to another holder.")
         self._tidy(claim, keep={file, *(pointer.file for pointer in pointers[: KEPT - 1])})
         return checkpoint
@@ -156,26 +149,30 @@ class CheckpointStore:
 
         Raises:
             CorruptRecord: the file is gone, or is not what was written (`checkpoint_corrupt`).
+            FilesUnavailable: it is in an object store that does not answer.
 
         """
         known = {pointer.checkpoint.number: pointer for pointer in self._pointers(job_id)}
         pointer = known.get(checkpoint.number)
         if pointer is None:
             raise _corrupt(checkpoint)
-        path = self._files.checkpoints(job_id) / pointer.file
         try:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != checkpoint.sha256:
-                    raise _corrupt(checkpoint)
-            with safe_open(path, "numpy") as content:
-                arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-                return SavedTraining(loads(content.metadata()["document"]), arrays)
-        except (OSError, SafetensorError, JSONDecodeError, KeyError) as error:
+            with self._files.checkpoint(job_id, pointer.file) as path:
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != checkpoint.sha256:
+                        raise _corrupt(checkpoint)
+                with safe_open(path, "numpy") as content:
+                    arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                    return SavedTraining(loads(content.metadata()["document"]), arrays)
+        except (OSError, CorruptRecord, SafetensorError, JSONDecodeError, KeyError) as error:
             raise _corrupt(checkpoint) from error
 
     def discard(self, job_id: str) -> None:
-        """Removes the files of a job that needs none any more."""
-        shutil.rmtree(self._files.checkpoints(job_id), ignore_errors=True)
+        """Removes the files of a job that needs none any more; where they cannot be reached, a later tidying up will."""
+        try:
+            self._files.discard_checkpoints(job_id)
+        except FilesUnavailable as error:
+            log.warning("the checkpoints of %s stay for now: %s", job_id, error.message)
 
     def _pointers(self, job_id: str) -> list[_Pointer]:
         found: list[_Pointer] = []
@@ -186,30 +183,13 @@ class CheckpointStore:
 
     def _tidy(self, claim: Claim, keep: set[str]) -> None:
         """Removes the files that nothing points to, but those of later holders."""
-        for file in self._files.checkpoints(claim.job_id).iterdir():
-            fence = file.name.partition("-")[2].partition(".")[0]
-            if file.name not in keep and fence.isdigit() and int(fence) <= claim.fence:
-                file.unlink(missing_ok=True)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A file that is whole as soon as it has its name, whatever happens to the machine."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = _part(path)
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        try:
+            for name in self._files.checkpoint_names(claim.job_id):
+                fence = name.partition("-")[2].partition(".")[0]
+                if name not in keep and fence.isdigit() and int(fence) <= claim.fence:
+                    self._files.discard_checkpoint(claim.job_id, name)
+        except FilesUnavailable as error:  # the next checkpoint tidies up
+            log.warning("old checkpoints of %s stay for now: %s", claim.job_id, error.message)
 
 
 def _corrupt(checkpoint: Checkpoint) -> CorruptRecord:

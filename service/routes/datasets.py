@@ -12,9 +12,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
 from common.errors import CorruptRecord, Fault, Invalid, NotFound, UnsupportedMedia
-from common.schemas.datasets import Cell, Dataset
+from common.schemas.datasets import Cell, Column, Dataset
 from common.schemas.record import Record
 from common.schemas.training import clean_name
+from common.store.files import DataFolder
 from common.store.stores import utc_now
 from service.associations import Associations, associate
 from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions
@@ -167,12 +168,10 @@ def rows(
 ) -> Rows:
     """Rows as they were understood, in the order in which they came."""
     dataset = behind.stores.datasets.get(dataset_id)
-    path = behind.stores.files.dataset(dataset_id)
-    if not path.exists():
-        raise NotFound("The rows of this data set are gone.", code="dataset_not_found")
     try:
-        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        found = scan.slice(offset, limit).with_columns(_written(cs.temporal())).collect()
+        with behind.stores.files.rows(dataset_id) as path:
+            scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+            found = scan.slice(offset, limit).with_columns(_written(cs.temporal())).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptRecord("The rows of this data set are damaged.") from error
     following = offset + found.height
@@ -233,18 +232,24 @@ async def associations(
     if column is None:
         fault = Fault("target", "unknown_column", "the data set has no column of this name")
         raise Invalid("The request has a fault.", [fault])
-    path = behind.stores.files.dataset(dataset_id)
     async with _MEASURING:
-        try:
-            return await run_in_threadpool(associate, path, dataset, column)
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            if not path.exists():
-                raise NotFound("The rows of this data set are gone.", code="dataset_not_found") from error
-            raise CorruptRecord("The rows of this data set are damaged.") from error
+        return await run_in_threadpool(_associate, behind.stores.files, dataset, column)
+
+
+def _associate(files: DataFolder, dataset: Dataset, target: Column) -> Associations:
+    try:
+        with files.rows(dataset.id) as path:
+            return associate(path, dataset, target)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise CorruptRecord("The rows of this data set are damaged.") from error
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))
 def delete(dataset_id: str, behind: Behind) -> None:
     """Deletes a data set that no unended job uses."""
-    behind.stores.datasets.delete(dataset_id)
-    behind.stores.files.dataset(dataset_id).unlink(missing_ok=True)
+    try:
+        behind.stores.datasets.delete(dataset_id)
+    except NotFound:  # perhaps by an earlier call, which did not reach the rows
+        behind.stores.files.discard_dataset(dataset_id)
+        raise
+    behind.stores.files.discard_dataset(dataset_id)

@@ -120,7 +120,8 @@ def _evaluate(ref: str, dataset_id: str, behind: Services) -> DatasetEvaluation:
         target, weights = job.request.target, job.request.weight_column
     dataset = behind.stores.datasets.get(dataset_id)
     comparison = Comparison(network, target, weights if isinstance(weights, str) else None, dataset)
-    metrics, evaluation = comparison.run(behind.stores.files.dataset(dataset_id))
+    with behind.stores.files.rows(dataset_id) as path:
+        metrics, evaluation = comparison.run(path)
     return DatasetEvaluation(
         model_id=model_id,
         dataset_id=dataset_id,

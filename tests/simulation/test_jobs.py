@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import processes
-from common.store import checkpoints
+from common.store import files
 from common.store.client import Script, stored
 from common.store.jobs import Claim
 from service.redis_server import start_redis
@@ -100,7 +100,7 @@ def test_a_planted_fault_is_found(plant: Callable[[Universe], None]) -> None:
 
 def test_a_pointer_before_its_bytes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that dies between the two leaves a pointer to nothing."""
-    write, dice = checkpoints._write, iter(range(10**9))
+    write, dice = files._write, iter(range(10**9))
 
     def often_too_late(path: Path, content: bytes) -> None:
         if next(dice) % 5:
@@ -108,5 +108,5 @@ def test_a_pointer_before_its_bytes_is_found(monkeypatch: pytest.MonkeyPatch) ->
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    monkeypatch.setattr(checkpoints, "_write", often_too_late)
+    monkeypatch.setattr(files, "_write", often_too_late)
     assert explore(range(_MOST_UNTIL_FOUND)) is not None

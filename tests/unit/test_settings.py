@@ -90,7 +90,15 @@ def test_the_data_url_is_a_folder(url: str | None, path: str) -> None:
     assert Settings(state_dir=Path("/state"), data_url=url).data_path == Path(path)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x", "https://host/x", "file://host/x", "data:x"])
+def test_a_data_url_may_be_a_bucket_whose_copies_lie_in_the_state_directory() -> None:
+    settings = Settings(state_dir=Path("/state"), data_url="s3://some.bucket/a/prefix")
+    assert (settings.bucket_url, settings.data_path) == ("s3://some.bucket/a/prefix", Path("/state/cache"))
+    assert Settings(data_url="/shared").bucket_url is None
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3://B/x", "s3://key:secret@bucket", "s3://bucket?x", "https://host/x", "file://host/x", "data:x"]
+)
 def test_a_data_url_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(CannotStart, match="CHAINRULE_DATA_URL"):
         _ = Settings(data_url=url).data_path
