@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import psutil
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import CannotStart
 
@@ -22,6 +22,10 @@ BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 """The name of a bucket."""
 STACK_VARIABLE = "CHAINRULE_STACK"
 """Set by `chainrule up` in all that it starts, so that a later start finds what was left running."""
+
+
+def _listed(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -46,6 +50,11 @@ class Settings(BaseSettings):
     credentials and endpoint are in the usual AWS_* variables. Unset: `data` below the state directory."""
     data_cache_bytes: Annotated[int, Field(ge=0)] = 32 * 2**30
     """Copies of what is kept in a bucket, on each machine, in bytes; they lie below the state directory."""
+    import_sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Places that data sets may be fetched from, separated by commas, e.g. https://data.example.org/,s3://bucket/prefix/,
+    file:///srv/data/. Unset: none."""
+    import_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Networks that hosts of these places may have addresses in beside public ones, separated by commas, e.g. 10.1.0.0/16."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Largest data set that may be uploaded, in bytes."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20

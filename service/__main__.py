@@ -57,10 +57,10 @@ def main() -> None:
     try:
         settings = read_settings()
         stores = _open(settings)
+        app = create_app(settings, stores)
         listener = socket.socket(fileno=arguments.fd) if arguments.fd is not None else bind(settings)
     except ChainruleError as error:
         sys.exit(error.message)
-    app = create_app(settings, stores)
     config = uvicorn.Config(
         app,
         http=partial(Connection, Room(MOST_CONNECTIONS)),  # type: ignore[arg-type]  # whatever makes a protocol will do

@@ -24,7 +24,7 @@ from common.store.client import connect
 from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
-from service.client import ApiClient, ApiError
+from service.client import ApiClient, ApiError, name_of
 from service.ingest import DEFAULT_NULLS
 from service.stack import Stack, running_redis_url
 
@@ -37,7 +37,7 @@ keys_app = typer.Typer(
     help="API keys of the stack that runs here, or of the Redis that CHAINRULE_REDIS_URL names.", no_args_is_help=True
 )
 app.add_typer(keys_app, name="keys")
-datasets_app = typer.Typer(help="List data sets, newest first; `show` describes one.")
+datasets_app = typer.Typer(help="List data sets, newest first; `add` adds one, `show` describes one.")
 app.add_typer(datasets_app, name="datasets")
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -148,7 +148,12 @@ def _read_key(file: Path) -> str:
 
 @app.command()
 def train(
-    file: Annotated[Path, typer.Argument(help="A .csv, .tsv, .parquet, .ndjson or .json file, or one of them as .gz.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A .csv, .tsv, .parquet, .ndjson or .json file, or one of them as .gz, or the URI of one that the server may fetch."
+        ),
+    ],
     target: Annotated[str, typer.Option(help="The column to predict.")],
     name: Annotated[str | None, typer.Option(help="Name of the job and its model; default: the file's.")] = None,
     workers: Annotated[int | None, typer.Option(help="Gradient workers.")] = None,
@@ -163,12 +168,10 @@ def train(
     """Upload a file, train a network on it, watch it, and name its model."""
     with _server() as client:
         body = _read_request(request)
-        name = name or file.stem
-        dataset = client.upload(file, name)
+        name = name or name_of(file)
+        dataset = client.add(file, name)
         if not as_json:
-            out.print(f"{dataset['id']}: {dataset['rows']:,} rows, {len(dataset['columns'])} columns", markup=False)
-            for warning in dataset["warnings"]:
-                err.print(f"note: {warning}", markup=False)
+            _tell_dataset(dataset)
         body |= {"dataset_id": dataset["id"], "target": target, "name": name}
         cluster = {"workers": workers, "servers": servers, "synchrony": synchrony}
         if given := {name: value for name, value in cluster.items() if value is not None}:
@@ -179,6 +182,12 @@ def train(
         if not as_json:
             out.print(f"{job['id']}: {job['task']} of {target}", markup=False)
         _watch(client, job["id"], as_json=as_json)
+
+
+def _tell_dataset(dataset: dict[str, Any]) -> None:
+    out.print(f"{dataset['id']}: {dataset['rows']:,} rows, {len(dataset['columns'])} columns", markup=False)
+    for warning in dataset["warnings"]:
+        err.print(f"note: {warning}", markup=False)
 
 
 def _read_request(file: Path | None) -> dict[str, Any]:
@@ -309,7 +318,7 @@ def models(
 
 @datasets_app.callback(invoke_without_command=True)
 def datasets(context: typer.Context, limit: Most = 20, as_json: AsJson = False) -> None:
-    """List data sets, newest first; `show` describes one."""
+    """List data sets, newest first; `add` adds one, `show` describes one."""
     if context.invoked_subcommand is not None:
         return
     with _server() as client:
@@ -340,6 +349,24 @@ def show_dataset(
             out.print(portrait.of_associations(found))
         for warning in [*dataset["warnings"], *(found["warnings"] if found else ())]:
             err.print(f"note: {portrait.plain(warning)}", markup=False)
+
+
+@datasets_app.command("add")
+def add_dataset(
+    source: Annotated[
+        str,
+        typer.Argument(help="A file as for `train`, or the https, s3 or file URI of one that the server may fetch."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: the file's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a data set, or have the server fetch it."""
+    with _server() as client:
+        dataset = client.add(source, name)
+        if as_json:
+            out.print_json(data=dataset)
+        else:
+            _tell_dataset(dataset)
 
 
 def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
@@ -107,6 +108,22 @@ class ApiClient:
             raise ApiError(f"{file}: {error.strerror}") from error
         return dict(answer)
 
+    def add(self, source: str, name: str | None = None) -> dict[str, Any]:
+        """Uploads a file, or has the server fetch one by its URI; answers its description.
+
+        Args:
+            source: the path of a file, or https://…, s3://…, file:///…
+            name: of the data set; without one that of the file.
+
+        Raises:
+            ApiError: as for `upload`, or the server does not fetch it.
+
+        """
+        name = name or name_of(source)
+        if "://" not in source:
+            return self.upload(Path(source), name)
+        return dict(self.call("POST", "/v1/datasets", json={"uri": source, "name": name}))
+
     def submit(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Submits a training job."""
         return dict(self.call("POST", "/v1/jobs", json=request))
@@ -160,6 +177,11 @@ class ApiClient:
             if cursor is None:
                 break
         return items
+
+
+def name_of(source: str) -> str:
+    """What a data set is called that comes from a file or a URI."""
+    return PurePosixPath(unquote(urlsplit(source).path)).stem if "://" in source else Path(source).stem
 
 
 def _explain(answer: httpx2.Response) -> str:

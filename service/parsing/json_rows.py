@@ -299,7 +299,7 @@ class JsonTable:
         name, rows = document.get("name"), document.get("rows")
         if not isinstance(rows, list):
             code = "wrong_type" if "rows" in document else "missing"
-            faults.append(Fault("/rows", code, "must be an array of objects"))
+            faults.append(Fault("/rows", code, "must be an array of objects; or else there must be a `uri`"))
         if "name" in document:
             faults += _title_faults(name)
         if faults:

@@ -18,6 +18,8 @@ from common.schemas.training import clean_name
 from common.store.files import DataFolder
 from common.store.stores import utc_now
 from service.associations import Associations, associate
+from service.gunzip import Gunzip
+from service.imports import Import, import_in, media_type
 from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions
 from service.routes.shared import (
     Behind,
@@ -33,12 +35,13 @@ from service.uploads import publish, receive
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _TSV = "text/tab-separated-values"
+_JSON = "application/json"
 _FORMATS = {
     "text/csv": "csv",
     _TSV: "csv",
     "application/vnd.apache.parquet": "parquet",
     "application/x-ndjson": "ndjson",
-    "application/json": "rows",
+    _JSON: "rows",
 }
 
 DatasetName = Annotated[
@@ -72,22 +75,30 @@ _BODY = {
             },
             "application/json": {
                 "schema": {
-                    "type": "object",
-                    "required": ["rows"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "name": {"type": "string", "minLength": 1, "maxLength": 200},
-                        "rows": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                    },
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "required": ["rows"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                                "rows": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                            },
+                        },
+                        Import.model_json_schema(),
+                    ]
                 },
-                "example": {"name": "iris", "rows": [{"petal_length": 1.4, "species": "setosa"}]},
+                "examples": {
+                    "rows": {"value": {"name": "iris", "rows": [{"petal_length": 1.4, "species": "setosa"}]}},
+                    "uri": {"value": {"name": "flowers", "uri": "https://data.example.org/flowers.csv"}},
+                },
             },
         },
     }
 }
 
 
-@router.post("", status_code=201, responses=errors(400, 413, 415, 422, 507), openapi_extra=_BODY)
+@router.post("", status_code=201, responses=errors(400, 413, 415, 422, 502, 507), openapi_extra=_BODY)
 async def upload(
     request: Request,
     response: Response,
@@ -114,12 +125,20 @@ async def upload(
 ) -> Dataset:
     """Uploads a CSV, TSV, Parquet or NDJSON file as the raw body, or rows as JSON.
 
-    The body may be compressed: `Content-Encoding: gzip`. Column types are inferred from all rows and described.
+    The body may be compressed: `Content-Encoding: gzip`. With a `uri` in a JSON body the file is fetched from there, if the
+    operator allows that place. Column types are inferred from all rows and described.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _FORMATS:
         raise UnsupportedMedia(f"The body must be one of: {', '.join(_FORMATS)}.")
-    expanded = expander(request, behind.settings.max_upload_bytes)
+    place, limit = behind.stores.files.new_upload(), behind.settings.max_upload_bytes
+    received = await receive(request.stream(), place, expander(request, limit))
+    wanted = await run_in_threadpool(import_in, received, behind.settings.max_request_bytes) if kind == _JSON else None
+    if wanted is not None:
+        name = wanted.name or name
+        async with behind.fetcher.open(wanted.uri) as opened:
+            kind, compressed = media_type(opened)
+            received = await receive(opened.chunks, place, Gunzip(limit) if compressed else None)
     options = ParseOptions.model_validate(
         {
             "format": _FORMATS[kind],
@@ -129,7 +148,6 @@ async def upload(
             "null": DEFAULT_NULLS if null is None else tuple(null),
         }
     )
-    received = await receive(request.stream(), behind.stores.files.new_upload(), expanded)
     created = await publish(
         behind.stores,
         behind.settings,

@@ -19,6 +19,7 @@ from common.store.stores import Stores
 from service import strict_json
 from service.changes import Changes
 from service.connections import MOST_WATCHERS
+from service.fetching import Fetcher
 from service.gunzip import Gunzip
 from service.middleware import KeyRing
 from service.predictor import Predictor
@@ -37,15 +38,22 @@ class Services:
     predictor: Predictor
     keys: KeyRing
     changes: Changes
+    fetcher: Fetcher
     reads: SharedReads = field(default_factory=SharedReads)
     evaluations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_EVALUATIONS))
     """Holds what takes long to a few at a time: all else needs threads and processors too."""
 
     @classmethod
     def over(cls, settings: Settings, stores: Stores) -> Services:
-        """All of them, over these stores."""
+        """All of them, over these stores.
+
+        Raises:
+            CannotStart: the settings name no sources of data sets where they should.
+
+        """
         predictor = Predictor(stores.models, stores.checkpoints)
-        return cls(settings, stores, predictor, KeyRing(stores.access), Changes(stores.client, MOST_WATCHERS))
+        changes = Changes(stores.client, MOST_WATCHERS)
+        return cls(settings, stores, predictor, KeyRing(stores.access), changes, Fetcher(settings))
 
 
 async def services(request: Request) -> Services:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from sklearn.datasets import load_iris
 
-from tests.conftest import RunningStack, start_stack
+from tests.conftest import RunningStack, start_api, start_stack
 from tests.integration.data import as_csv, await_epochs, endless, insistently, upload_noise
 
 pytestmark = pytest.mark.integration
@@ -66,6 +66,25 @@ def test_a_data_set_is_shown_with_what_goes_along_with_its_target(stack: Running
     assert whole["associations"]["data"][0]["measure"] == "eta"
     wrong = chainrule(stack.url, "datasets", "show", dataset_id, "--target", "kind")
     assert (wrong.returncode, "target: the data set has no column of this name" in wrong.stderr) == (1, True)
+
+
+def test_a_data_set_is_added_from_a_file_or_by_a_uri_that_the_server_may_fetch(
+    redis_url: str, iris: Path, tmp_path: Path
+) -> None:
+    places = {"CHAINRULE_IMPORT_SOURCES": f"file://{tmp_path}/", "CHAINRULE_STATE_DIR": str(tmp_path / "state")}
+    with start_api(tmp_path / "log", redis_url, **places) as api:
+        assert api.stdout is not None
+        url = api.stdout.readline().split()[-1]
+        sent = json.loads(chainrule(url, "datasets", "add", str(iris), "--json").stdout)
+        fetched = json.loads(chainrule(url, "datasets", "add", f"file://{iris}", "--json").stdout)
+        assert (sent["name"], fetched["name"]) == ("iris", "iris")
+        assert sent["sha256"] == fetched["sha256"]
+        assert "150 rows" in chainrule(url, "datasets", "add", f"file://{iris}", "--name", "other").stdout
+        refused = chainrule(url, "datasets", "add", "file:///etc/passwd")
+        assert refused.returncode == 1
+        assert "source_not_allowed" in refused.stderr
+        assert "other" in chainrule(url, "datasets").stdout
+        api.terminate()
 
 
 def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tmp_path: Path) -> None:
