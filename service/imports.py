@@ -36,17 +36,16 @@ def import_in(received: Received, most_bytes: int) -> Import | None:
         return None
     try:
         document = strict_json.parse(received.path.read_bytes())
-        if not isinstance(document, dict) or "uri" not in document:
-            return None
-        wanted = Import.model_validate(document)
-    except ValidationError as error:
-        received.path.unlink()
-        raise problems.invalid(problems.faults_of_body(error.errors(), document)) from None
     except BaseException:
         received.path.unlink()
         raise
+    if not isinstance(document, dict) or "uri" not in document:
+        return None
     received.path.unlink()
-    return wanted
+    try:
+        return Import.model_validate(document)
+    except ValidationError as error:
+        raise problems.invalid(problems.faults_of_body(error.errors(), document)) from None
 
 
 def media_type(opened: Opened) -> tuple[str, bool]:
@@ -60,12 +59,13 @@ def media_type(opened: Opened) -> tuple[str, bool]:
     """
     if opened.coding not in ("identity", "gzip"):
         raise UnsupportedMedia("The source sends a file that is compressed, and not by gzip.")
-    *endings, last = ["", "", *(suffix.lower() for suffix in opened.source.suffixes)]
-    compressed = opened.coding == "gzip" or last == ".gz"
+    endings = [suffix.lower() for suffix in opened.source.suffixes]
+    is_gz = endings[-1:] == [".gz"]
+    compressed = opened.coding == "gzip" or is_gz
     said = (opened.media_type or "").partition(";")[0].strip().lower()
     if said in FORMATS.values():
         return said, compressed
-    kind = FORMATS.get(endings[-1] if last == ".gz" else last)
+    kind = FORMATS.get("".join(endings[:-1][-1:] if is_gz else endings[-1:]))
     if kind is None:
         raise UnsupportedMedia(f"The name of the file must end in one of: {', '.join(FORMATS)}, and may then in .gz.")
     return kind, compressed

@@ -121,7 +121,8 @@ def test_a_file_is_fetched_and_described_as_if_it_had_been_uploaded(world: World
     assert there.asked == ["data.test /x.csv?signature=a%2Fb"]
     fetched, sent = answer.json(), upload(world.api, name="fetched").json()
     assert (fetched["name"], fetched["version"], sent["version"]) == ("fetched", 1, 2)
-    own = {"id", "version", "created_at"}
+    assert [f"the same bytes as version 1 ({fetched['id']})" in warning for warning in sent["warnings"]] == [True]
+    own = {"id", "version", "created_at", "warnings"}
     assert {k: v for k, v in fetched.items() if k not in own} == {k: v for k, v in sent.items() if k not in own}
 
 
