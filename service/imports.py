@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from common.errors import UnsupportedMedia
+from common.errors import Unreadable, UnsupportedMedia
 from common.schemas.record import Record
 from common.schemas.training import Name
 from service import problems, strict_json
@@ -28,17 +28,15 @@ def import_in(received: Received, most_bytes: int) -> Import | None:
     """What a JSON body wants to have fetched, whose file is then removed; None for one that has no `uri`.
 
     Raises:
-        Unreadable: it is no JSON.
-        Invalid: it is no such request.
+        Invalid: it has one, but is no such request.
 
     """
     if received.size > most_bytes:  # than any such request: these are rows
         return None
     try:
         document = strict_json.parse(received.path.read_bytes())
-    except BaseException:
-        received.path.unlink()
-        raise
+    except Unreadable:  # who reads the rows will say why
+        return None
     if not isinstance(document, dict) or "uri" not in document:
         return None
     received.path.unlink()
