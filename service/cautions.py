@@ -67,6 +67,15 @@ def imbalance_caution(name: str, smallest: int, largest: int, rows: int) -> list
     return [f"column {name}: the smallest class has {smallest:,} of {rows:,} rows, the largest {largest:,}"]
 
 
+def training_cautions(target: Column, features: Sequence[Column], rows: int, *, classes: bool) -> list[str]:
+    """What the description of `rows` rows holds against learning a target from some columns; `classes`: it has such."""
+    said = id_caution([column.name for column in features if looks_like_id(column, rows)])
+    sizes = [frequent.count for frequent in target.top]
+    if classes and len(sizes) == target.distinct > 1:
+        said = [*imbalance_caution(target.name, min(sizes), max(sizes), sum(sizes)), *said]
+    return said
+
+
 def named(names: Sequence[str]) -> str:
     """The beginning of a sentence on some columns."""
     shown = ", ".join(names[:NAMES_SHOWN])

@@ -19,6 +19,7 @@ from common.schemas.network import NetworkShape
 from common.schemas.optimizers import Regularization
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
+from service.cautions import training_cautions
 from service.inputs import Inputs, inputs_of
 from service.problems import faults_of_body
 
@@ -170,6 +171,7 @@ def _check(
     found.features = inputs.width
     found.classes = target.distinct if task == "classification" else None
     _check_rows(request, rows, target, found)
+    found.warnings += training_cautions(target, [*inputs.columns.values()], dataset.rows, classes=task == "classification")
     _check_reproducible(request, found)
     if inputs.features:
         outputs = len(loss.quantiles) if isinstance(loss, Quantile) else found.classes or 1

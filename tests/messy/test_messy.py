@@ -18,7 +18,16 @@ from tests.messy.json_files import NDJSON_FILES, ROWS_FILES
 from tests.messy.parquet_files import DAMAGED, PARQUET_FILES
 
 CASES = [*CSV_FILES, *NDJSON_FILES, *ROWS_FILES, *PARQUET_FILES]
-DESCRIBED = ("without any value", "(constant)", "left out of training", "almost unique")
+DESCRIBED = (
+    "without any value",
+    "(constant)",
+    "left out of training",
+    "almost unique",
+    "repeat an earlier row",
+    "more than half",
+    "hold the same",
+    "an id?",
+)
 """Warnings about what a column holds, which are tested elsewhere."""
 
 

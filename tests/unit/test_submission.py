@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import NotFound
 from common.network.structure import parameter_count
-from common.schemas.datasets import Column, Dataset
+from common.schemas.datasets import Column, Dataset, Frequent
 from common.schemas.models import Model
 from common.schemas.training import TrainingRequest
 from common.settings import Settings
@@ -200,6 +200,21 @@ def test_a_constant_target_of_numbers_is_told_of() -> None:
     found = judge(ODD_DATA, target="constant")
     assert found.faults == []
     assert any("same value in every row" in warning for warning in found.warnings)
+
+
+def test_uneven_classes_and_ids_among_the_features_are_warned_of() -> None:
+    def told(counts: tuple[int, int], **request: Any) -> tuple[str, ...]:
+        top = tuple(Frequent(value=value, count=count) for value, count in zip("ab", counts, strict=True))
+        target = words("species", 2).model_copy(update={"top": top})
+        columns = (number("length", 1000), number("number", 960, integer=True), target)
+        dataset = a_dataset("flowers", columns).model_copy(update={"rows": 1000})
+        return tuple(judge(dataset, **request).warnings)
+
+    uneven = "column species: the smallest class has 9 of 1,000 rows, the largest 991"
+    told_of_id = told((500, 500))
+    assert [warning.split(":")[0] for warning in told_of_id] == ["column number"]
+    assert told((991, 9)) == (uneven, *told_of_id)
+    assert told((990, 10), features=["length"]) == ()
 
 
 def test_a_column_of_many_categories_is_embedded_and_the_request_shows_how() -> None:
