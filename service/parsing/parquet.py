@@ -25,6 +25,8 @@ from service.parsing.faults import (
 from service.parsing.parquet_footer import read_footer
 
 MAX_ROW_GROUPS: Final = 10_000
+EXACT_DIGITS: Final = 15
+"""Decimal digits that every float keeps."""
 
 
 class ParquetTable:
@@ -34,6 +36,7 @@ class ParquetTable:
         self.name: str | None = None
         self._source = source
         self._limits = limits
+        self._warnings: list[str] = []
 
     def write(self, partial: Path) -> int:
         """Writes its rows as canonical Parquet, and answers how many."""
@@ -56,7 +59,10 @@ class ParquetTable:
         if rows == 0:
             raise no_rows("the file holds no row")
         try:
-            sink(scan.select(_canonical(scan, place, kind) for place, kind in enumerate(schema.dtypes())), partial)
+            sink(
+                scan.select(self._canonical(scan, place, *column) for place, column in enumerate(schema.items())),
+                partial,
+            )
             return _check(partial)
         except POLARS_ERRORS as error:
             if is_full(error):
@@ -64,8 +70,25 @@ class ParquetTable:
             raise unreadable(error, "Parquet") from None
 
     def warnings(self, _: dict[str, ColumnKind]) -> list[str]:
-        """Nothing: its types are its own."""
-        return []
+        """Where a stored type has not the room of the file's."""
+        return self._warnings
+
+    def _canonical(self, scan: pl.LazyFrame, place: int, name: str, kind: pl.DataType) -> pl.Expr:
+        """A column in one of the types that are stored: integers, Float64, Boolean, String, dates; NaN is missing."""
+        column = pl.nth(place)  # Polars takes some names for patterns
+        if kind.is_float():
+            return column.cast(pl.Float64).fill_nan(None)
+        if isinstance(kind, pl.Decimal) and kind.precision > EXACT_DIGITS:
+            self._warnings.append(f"column {name}: decimals of more than {EXACT_DIGITS} digits are kept as floats")
+        if kind in (pl.Decimal, pl.Null):
+            return column.cast(pl.Float64)
+        if kind == pl.UInt64:
+            largest = scan.select(column.max()).collect().item()
+            if largest is None or largest < 2**63:
+                return column.cast(pl.Int64)
+            self._warnings.append(f"column {name}: whole numbers beyond 63 bits are kept as floats, not exactly")
+            return column.cast(pl.Float64)
+        return column.cast(pl.String) if kind in (pl.Categorical, pl.Enum) else column
 
 
 def _type_faults(schema: pl.Schema) -> list[Fault]:
@@ -77,19 +100,6 @@ def _type_faults(schema: pl.Schema) -> list[Fault]:
         if not (dtype.base_type() in plain or dtype.is_float() or dtype.is_integer())
         or dtype in (pl.Int128, pl.UInt128)
     ][:MAX_FAULTS]
-
-
-def _canonical(scan: pl.LazyFrame, place: int, kind: pl.DataType) -> pl.Expr:
-    """A column in one of the types that are stored: integers, Float64, Boolean, String, dates; NaN is missing."""
-    column = pl.nth(place)  # Polars takes some names for patterns
-    if kind.is_float():
-        return column.cast(pl.Float64).fill_nan(None)
-    if kind in (pl.Decimal, pl.Null):
-        return column.cast(pl.Float64)
-    if kind == pl.UInt64:
-        largest = scan.select(column.max()).collect().item()
-        return column.cast(pl.Int64 if largest is None or largest < 2**63 else pl.Float64)
-    return column.cast(pl.String) if kind in (pl.Categorical, pl.Enum) else column
 
 
 def _check(partial: Path) -> int:

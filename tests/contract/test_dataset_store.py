@@ -51,6 +51,34 @@ def test_a_version_is_never_given_twice(stores: Stores) -> None:
     assert create(stores).version == 2
 
 
+def test_the_newest_data_set_of_a_content_is_found_while_it_is_there(stores: Stores) -> None:
+    assert stores.datasets.of_content("c") is None
+    first, second, other = (a_dataset(name) for name in "abc")
+    for dataset, content in ((first, "c"), (second, "c"), (other, "")):
+        stores.datasets.create(dataset, content=content)
+    assert stores.datasets.of_content("c") == second
+    assert stores.datasets.of_content("") is None
+    stores.datasets.delete(first.id)
+    assert stores.datasets.of_content("c") == second
+    stores.datasets.delete(second.id)
+    assert stores.datasets.of_content("c") is None
+    stores.datasets.delete(other.id)
+    assert not stores.client.exists(keys.DATASET_CONTENTS, keys.DATASETS_OF_CONTENT)
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"no id", b""])
+def test_a_damaged_index_of_contents_finds_nothing_and_stops_nothing(stores: Stores, value: bytes) -> None:
+    stores.client.hset(keys.DATASETS_OF_CONTENT, "c", value)
+    assert stores.datasets.of_content("c") is None
+    for key in (keys.DATASET_CONTENTS, keys.DATASETS_OF_CONTENT):
+        stores.client.set(key, value)
+    assert stores.datasets.of_content("c") is None
+    dataset = a_dataset()
+    stores.datasets.create(dataset, content="c")
+    assert stores.datasets.get(dataset.id) == dataset
+    stores.datasets.delete(dataset.id)
+
+
 def test_a_repeated_creation_makes_one_data_set(stores: Stores) -> None:
     dataset = a_dataset()
     stores.datasets.create(dataset)

@@ -65,6 +65,7 @@ PARQUET_FILES: list[Case] = [
         "apache/parquet-format, LogicalTypes.md",
         _series([0, 2**64 - 1], pl.UInt64),
         {"a": [0.0, 2.0**64]},
+        "whole numbers beyond 63 bits are kept as floats",
         **P,
     ),
     taken(
@@ -81,6 +82,14 @@ PARQUET_FILES: list[Case] = [
         "an infinite number", "numpy", _series([1.5, float("-inf")], pl.Float64), "invalid_data", "row 2, column a", **P
     ),
     taken("decimals", "Spark's DecimalType", _series(["1.10", "2.25"], pl.Decimal(10, 2)), {"a": [1.1, 2.25]}, **P),
+    taken(
+        "decimals of 20 digits",
+        "Oracle's NUMBER",
+        _series(["12345678901234567890.5"], pl.Decimal(21, 1)),
+        {"a": [12345678901234567890.5]},
+        "decimals of more than 15 digits are kept as floats",
+        **P,
+    ),
     taken("categories", "pandas' category", _series(["x", None, "x"], pl.Categorical), {"a": ["x", None, "x"]}, **P),
     taken("nothing but gaps", "pyarrow's null type", _series([None, None], pl.Null), {"a": [None, None]}, **P),
     taken(

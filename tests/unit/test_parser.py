@@ -308,7 +308,7 @@ def test_an_infinite_number_in_parquet_is_refused_at_its_row(tmp_path: Path) -> 
 def test_a_parquet_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = parquet(tmp_path, pl.DataFrame({"a": np.zeros(5_000_000), "b": np.zeros(5_000_000)}))
     assert len(content) < 100_000
-    monkeypatch.setattr(parquet_form, "_canonical", None)
+    monkeypatch.setattr(parquet_form.ParquetTable, "_canonical", None)
     with pytest.raises(TooLarge):
         parse(tmp_path, content, PARQUET, ParseLimits(max_cells=9_999_999))
 
