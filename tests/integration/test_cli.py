@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -128,11 +129,21 @@ def test_a_job_is_watched_through_a_restart_of_the_api(stack: RunningStack) -> N
     assert "cancelled" in said
 
 
+def test_a_compressed_file_is_uploaded_as_what_it_is(stack: RunningStack, tmp_path: Path) -> None:
+    file = tmp_path / "table.tsv.gz"
+    file.write_bytes(gzip.compress(b"a\tb\n1\tx, y\n"))
+    dataset = stack.client.upload(file, "compressed")
+    assert [column["name"] for column in dataset["columns"]] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["train", "absent.csv", "--target", "a"], "absent.csv: No such file or directory"),
-        (["train", "README", "--target", "a"], "the name must end in one of .csv, .parquet"),
+        (
+            ["train", "README", "--target", "a"],
+            "the name must end in one of .csv, .tsv, .parquet, .ndjson, .jsonl, .json, and may then in .gz",
+        ),
         (["watch", "job_0"], "There is no such job. (job_not_found)"),
         (["predict", "nobody", "--instance", "{}"], "There is no such model. (model_not_found)"),
         (["predict", "nobody", "--instance", "{"], "--instance is not JSON"),
