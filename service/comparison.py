@@ -162,20 +162,11 @@ class Comparison:
             yield rows, answers
 
     def _inputs(self, table: StoredTable, start: int, stop: int) -> dict[str, TableColumn]:
-        """The inputs' columns; one without any value may be of whatever kind."""
+        """The inputs' columns; one without any value may be of whatever kind, and comes as numbers, all missing."""
         columns = {wanted.name: self.dataset.column(wanted.name) for wanted in self.network.encoder.inputs}
         empty = {name for name, column in columns.items() if column is not None and self._is_empty(column)}
         values = table.read([name for name in columns if name not in empty], start, stop)
-        kinds = {wanted.name: wanted.kind for wanted in self.network.encoder.inputs}
-        return values | {name: _nothing(kinds[name], stop - start) for name in empty}
-
-
-def _nothing(kind: str, rows: int) -> TableColumn:
-    """A column without values."""
-    if kind == "categorical":
-        return Coded(np.full(rows, MISSING, np.int64), ())
-    missing: NDArray[np.float64] = np.full(rows, np.nan)
-    return missing
+        return values | dict.fromkeys(empty, np.full(stop - start, np.nan))
 
 
 def _is_target(column: Column, target: ClassTarget | NumberTarget) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,22 @@ def prices(rows: int, seed: int) -> pl.DataFrame:
     size = random.uniform(0, 10, rows)
     price = 100 + 30 * size + 10 * size * random.normal(size=rows)
     return pl.DataFrame({"size": size, "price": np.where(random.random(rows) < 0.1, 0.0, price)})
+
+
+def orders(rows: int, seed: int) -> pl.DataFrame:
+    """A kind that depends on a time, on the number of a shop and on an amount, some of which are told in words."""
+    random = np.random.default_rng(seed)
+    day, shop, amount = random.integers(0, 700, rows), random.integers(1, 6, rows), random.normal(50, 20, rows).round(1)
+    return pl.DataFrame(
+        {
+            "when": pl.Series([date(2023, 1, 1) + timedelta(days=int(days)) for days in day]),
+            "shop": shop,
+            "amount": [
+                "a few" if few else str(value) for few, value in zip(random.random(rows) < 0.1, amount, strict=True)
+            ],
+            "kind": np.where((shop < 3) ^ (amount > 50) ^ (day % 7 < 2), "sale", "return"),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +125,14 @@ def test_a_job_and_its_model_tell_every_metric_of_the_best_weights(stack: Runnin
 
 
 def test_the_data_set_of_a_training_without_validation_gives_the_metrics_of_the_model(stack: RunningStack) -> None:
-    for target, frame in (("kind", fruit(300, 5).drop("importance")), ("price", prices(300, 5))):
+    cases: list[tuple[str, pl.DataFrame, dict[str, Any]]] = [
+        ("kind", fruit(300, 5).drop("importance"), {}),
+        ("price", prices(300, 5), {}),
+        ("kind", orders(300, 5), {"shop": {"kind": "categorical"}, "amount": {"kind": "numeric"}}),
+    ]
+    for target, frame, columns in cases:
         dataset = upload(stack, frame)
-        how = {"target": target, "validation": "none", "training": {"seed": 1, "epochs": 5}}
+        how = {"target": target, "validation": "none", "columns": columns, "training": {"seed": 1, "epochs": 5}}
         job = train(stack.client, {"dataset_id": dataset, **how})
         answer = evaluated(stack, job["model_id"], dataset)
         assert answer["metrics"] == pytest.approx(job["metrics"], rel=1e-4)
@@ -118,6 +140,8 @@ def test_the_data_set_of_a_training_without_validation_gives_the_metrics_of_the_
         assert evaluation["rows"] == answer["rows"] == 300
         assert evaluation["confusion_matrix"] == answer["confusion_matrix"]
         assert evaluation["warnings"] == answer["warnings"]
+        empty = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in frame.columns if name != target)
+        assert evaluated(stack, job["model_id"], upload(stack, empty))["rows"] == 300
 
 
 def test_an_evaluation_of_classes_is_scikit_learns_of_the_predictions(stack: RunningStack, fruit_job: Job) -> None:

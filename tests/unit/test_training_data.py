@@ -255,15 +255,31 @@ def test_validation_rows_that_all_weigh_nothing_are_refused(tmp_path: Path) -> N
 # What does not do
 
 
-@pytest.mark.parametrize("validation", [{"kind": "random", "fraction": 0.3}, {"kind": "none"}])
+@pytest.mark.parametrize(
+    "validation",
+    [
+        {"kind": "random", "fraction": 0.3},
+        {"kind": "group", "column": "many", "fraction": 0.3},
+        {"kind": "none"},
+        {"kind": "dataset"},
+    ],
+    ids=lambda validation: validation["kind"],
+)
 def test_the_targets_that_judge_are_at_hand_as_they_stand_in_the_set(
     tmp_path: Path, validation: dict[str, Any]
 ) -> None:
-    frame = a_frame(120, 3).with_columns(y=pl.when(pl.col("whole") < 100).then(0.0).otherwise(pl.col("y") + 1e6))
-    prepare = preparation(stored(frame, tmp_path), "regression", tmp_path, validation=validation)
+    zero = pl.when(pl.col("whole") < 100).then(0.0).otherwise(pl.col("y") + 1e6)
+    judging, judge = a_frame(90, 4).with_columns(y=zero), None
+    frame = a_frame(120, 3).with_columns(y=zero)
+    if validation["kind"] == "dataset":
+        judge = stored(judging, tmp_path)
+        validation = {**validation, "dataset_id": judge.id}
+    features = ["plain", "text", "whole"]
+    chosen = stored(frame, tmp_path)
+    prepare = preparation(chosen, "regression", tmp_path, judge=judge, validation=validation, features=features)
     prepared, numbers = prepare.prepare(), prepare.validation_numbers()
     assert (numbers == 0).sum() > 3
-    assert set(numbers) <= set(frame["y"].drop_nulls())
+    assert set(numbers) <= set((frame if judge is None else judging)["y"].drop_nulls())
     assert isinstance(prepared.target, NumberTarget)
     np.testing.assert_array_equal(prepared.target.encode(numbers), prepared.data.validation_targets)
 
