@@ -108,7 +108,8 @@ def test_a_job_and_its_model_tell_every_metric_of_the_best_weights(stack: Runnin
     best = stack.client.call("GET", f"/v1/jobs/{fruit_job['id']}/metrics")["data"]
     best = best[fruit_job["progress"]["best_epoch"] - 1]["metrics"]
     assert set(best) == {"accuracy", "log_loss"}
-    assert {name: model["metrics"][name] for name in best} == best
+    if model["lineage"]["averaged_epochs"] == 1:
+        assert best.items() <= model["metrics"].items()
     assert set(model["metrics"]) == {
         *best,
         "balanced_accuracy",
@@ -119,7 +120,7 @@ def test_a_job_and_its_model_tell_every_metric_of_the_best_weights(stack: Runnin
     assert [c["label"] for c in evaluation["classes"]] == ["apple", "fig", "plum"] == model["output"]["classes"]
     matrix = np.array(evaluation["confusion_matrix"])
     assert matrix.sum() == evaluation["rows"] == sum(c["rows"] for c in evaluation["classes"])
-    assert matrix.trace() / evaluation["rows"] == best["accuracy"]
+    assert matrix.trace() / evaluation["rows"] == model["metrics"]["accuracy"]
     listed = stack.client.call("GET", "/v1/models", params={"name": model["name"]})["data"]
     assert [one["evaluation"] for one in listed if one["id"] == model["id"]] == [None]
 
