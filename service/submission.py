@@ -171,7 +171,9 @@ def _check(
     found.features = inputs.width
     found.classes = target.distinct if task == "classification" else None
     _check_rows(request, rows, target, found)
-    found.warnings += training_cautions(target, [*inputs.columns.values()], dataset.rows, classes=task == "classification")
+    found.warnings += training_cautions(
+        target, [*inputs.columns.values()], dataset.rows, classes=task == "classification"
+    )
     _check_reproducible(request, found)
     if inputs.features:
         outputs = len(loss.quantiles) if isinstance(loss, Quantile) else found.classes or 1

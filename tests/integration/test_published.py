@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from service.client import ApiClient
 from tests.conftest import RunningStack
 from tests.integration.data import train
 from tests.integration.mnist import FOLDER, accuracy, upload_mnist
@@ -13,23 +14,20 @@ from tests.integration.mnist import FOLDER, accuracy, upload_mnist
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # five trainings of 30 epochs of 5,000 steps
     pytest.mark.skipif(not FOLDER.exists(), reason=f"needs MNIST in {FOLDER}"),
 ]
-# Five trainings of 30 epochs of 5,000 steps each.
-pytestmark.append(pytest.mark.timeout(1800))
 SEEDS = range(1, 6)
+WITHIN = 0.007
 
 
-@pytest.mark.parametrize(("units", "published"), [(30, 0.954), (100, 0.966)])
-def test_nielsens_networks_know_as_many_digits_as_in_his_book(
-    stack: RunningStack, units: int, published: float
-) -> None:
-    """Nielsen (Neural Networks and Deep Learning, 2015, chapter 1): sigmoid, quadratic cost, unit normal weights."""
-    dataset = upload_mnist(stack.client)
+def accuracies(client: ApiClient, units: int) -> list[float]:
+    """Of Nielsen's network with so many hidden units: sigmoid, quadratic cost, unit normal weights (2015, chapter 1)."""
+    dataset = upload_mnist(client)
     found = []
     for seed in SEEDS:
         job = train(
-            stack.client,
+            client,
             {
                 "dataset_id": dataset,
                 "target": "digit",
@@ -47,5 +45,21 @@ def test_nielsens_networks_know_as_many_digits_as_in_his_book(
         )
         assert job["state"] == "succeeded", job["error"]
         assert job["progress"]["epoch"] == 30
-        found.append(accuracy(stack.client, job["model_id"]))
-    assert statistics.median(found) >= published - 0.007, found
+        found.append(accuracy(client, job["model_id"]))
+    return found
+
+
+def test_thirty_hidden_units_know_as_many_digits_as_in_the_book(stack: RunningStack) -> None:
+    found = accuracies(stack.client, 30)
+    assert statistics.median(found) >= 0.954 - WITHIN, found
+
+
+def test_a_hundred_hidden_units_can_know_as_many_digits_as_in_the_book(stack: RunningStack) -> None:
+    """The book tells of one run with 96.6 %, and of others that are "quite a bit worse": a digit or two is never learned.
+
+    Its own program (`nielsen.py`) reaches 77.8, 96.7, 78.7, 87.5, 86.9, 78.8 and 87.4 % with seven seeds, 86.9 % in the
+    median.
+    """
+    found = accuracies(stack.client, 100)
+    assert max(found) >= 0.966 - WITHIN, found
+    assert statistics.median(found) >= 0.869 - WITHIN, found
