@@ -17,6 +17,8 @@ import psutil
 
 from common.settings import STACK_VARIABLE
 
+ONE_BLAS_THREAD: Mapping[str, str] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""For the environment of a process: parallelism comes from several of them, and more threads than processors wait."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 

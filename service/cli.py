@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from common import processes
 from common.errors import ChainruleError
 from common.lifecycle import HELD
 from common.settings import read_settings
@@ -106,7 +107,8 @@ def up(
 @app.command()
 def serve() -> None:
     """Run one API process, for a cluster; settings come from CHAINRULE_* variables."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "service"])  # noqa: S606
+    environment = {**processes.ONE_BLAS_THREAD, **os.environ}
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "service"], environment)  # noqa: S606
 
 
 @app.command()

@@ -232,6 +232,7 @@ class Stack:
     def _environment(self, runtime: Path, redis_url: str) -> Mapping[str, str]:
         settings = self._settings
         return {
+            **processes.ONE_BLAS_THREAD,
             STACK_VARIABLE: self._mark,
             "TMPDIR": str(runtime),
             "PYTHONSAFEPATH": "1",

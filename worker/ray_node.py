@@ -26,8 +26,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_METRICS_COLLECTION": "false",
     "RAY_DEDUP_LOGS": "0",
-    "OPENBLAS_NUM_THREADS": "1",  # parallelism comes from workers: one BLAS thread each
-    "OMP_NUM_THREADS": "1",
+    **processes.ONE_BLAS_THREAD,
     "PYTHONSAFEPATH": "1",  # a file in the working folder is never imported
 }
 """For every process of Ray: no statistics, no metrics, one BLAS thread, no import from the working folder."""
