@@ -219,10 +219,11 @@ class TrainingRun:
         if told is None:
             jobs.end_cancelled(self._claim)
             return
-        weights = training.best_weights()
-        numbers = preparation.validation_numbers() if job.task == "regression" else None
-        metrics, evaluation = evaluate_wholly(task, prepared, weights, numbers)
-        metrics |= told  # the same to a rounding error, and what the epochs have shown stays
+        weights, metrics, evaluation = training.best_weights(), told, None
+        if stop_reason != "cancelled":  # who cancels does not wait for another pass over the rows
+            numbers = preparation.validation_numbers() if job.task == "regression" else None
+            found, evaluation = evaluate_wholly(task, prepared, weights, numbers)
+            metrics = {**found, **told}  # the same to a rounding error, and what the epochs have shown stays
         model = _model(job, dataset, task, prepared, metrics, evaluation, weights, training.averaged_epochs)
         self._stores.models.save(model)
         published = (model.record.id, model.record.name)
@@ -303,7 +304,7 @@ def _model(
     task: TrainingTask,
     prepared: PreparedData,
     metrics: dict[str, float],
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     weights: Vector,
     averaged_epochs: int,
 ) -> StoredModel:
