@@ -11,11 +11,12 @@ import math
 
 import numpy as np
 
-from common.features.categories import CategoryColumn, Embedded, OneHot
+from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot
 from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
-from common.features.numbers import Scaled
+from common.features.numbers import QuantileNormal, Scaled
 from common.features.target import ClassTarget, NumberTarget, Target, target_from_document
+from common.features.times import Times
 from common.learned import LearnedDocument, width_of
 from common.network.parameters import Floats
 from common.network.saved import weights_from_bytes
@@ -99,12 +100,16 @@ def _carry_inputs(
         old_place, at, was = before
         if column == was and not isinstance(column, Embedded):
             weights[row : row + column.width] = old["layer0.weights"][at : at + was.width]
-        elif isinstance(column, Scaled) and isinstance(was, Scaled) and column.logarithm == was.logarithm:
-            if column.indicator and was.indicator:
-                weights[row + 1] = old["layer0.weights"][at + 1]
+        elif (isinstance(column, Scaled) and isinstance(was, Scaled) and column.logarithm == was.logarithm) or (
+            isinstance(column, Times) and isinstance(was, Times)
+        ):
+            same = min(column.width, was.width)  # beyond the first there is nothing to make good for
+            weights[row + 1 : row + same] = old["layer0.weights"][at + 1 : at + same]
             rows = old["layer0.weights"][at].astype(np.float64)
             weights[row] = rows * (column.scale / was.scale)
             shift += rows * ((column.mean - was.mean) / was.scale)
+        elif isinstance(column, QuantileNormal | Numbered) and type(column) is type(was):
+            weights[row] = old["layer0.weights"][at]  # ranks and shares are much the same, whatever they are taken of
         elif isinstance(column, OneHot) and isinstance(was, OneHot):
             if was.other:  # what is new was among the rare
                 weights[row : row + column.width] = old["layer0.weights"][at + was.width - 1]

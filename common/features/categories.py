@@ -125,6 +125,10 @@ class Numbered(CategoryColumn):
     """Of each category, and of a missing value after them where that is a category of its own."""
     unknown: float
 
+    @cached_property
+    def _lookup(self) -> NDArray[np.float64]:
+        return np.array([*self.numbers, self.unknown])  # the last one is found at -1
+
     @model_validator(mode="after")
     def _has_a_number_for_each(self) -> Self:
         if len(self.numbers) != len(self.categories) + self.missing:
@@ -138,7 +142,7 @@ class Numbered(CategoryColumn):
 
     def write(self, cells: Cells, out: NDArray[np.float32]) -> None:
         """The places of a column's `cells`, shape (n,), to `out`, shape (n, 1)."""
-        out[:, 0] = np.array([*self.numbers, self.unknown])[cells.astype(np.intp)]
+        out[:, 0] = self._lookup[cells.astype(np.intp)]
 
 
 class Embedded(CategoryColumn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Annotated, Any, Literal, Self
@@ -116,6 +117,10 @@ class QuantileNormal(NumberColumn):
     """What each of them becomes."""
     fill: float
 
+    @cached_property
+    def _knots(self) -> tuple[Cells, Cells]:
+        return np.array(self.values), np.array(self.normals)
+
     @model_validator(mode="after")
     def _is_a_function(self) -> Self:
         ascending = all(low < high for low, high in pairwise(self.values))
@@ -126,7 +131,7 @@ class QuantileNormal(NumberColumn):
     def write(self, cells: Cells, out: NDArray[np.float32]) -> None:
         """The places of a column's `cells`, shape (n,), to `out`, shape (n, width)."""
         missing = np.isnan(cells)
-        out[:, 0] = np.interp(np.where(missing, self.fill, cells), self.values, self.normals)
+        out[:, 0] = np.interp(np.where(missing, self.fill, cells), *self._knots)
         if self.indicator:
             out[:, 1] = missing
 

@@ -12,6 +12,7 @@ from common.features.categories import Embedded, OneHot
 from common.features.encoder import FeatureEncoder
 from common.features.numbers import Scaled
 from common.features.target import ClassTarget, NumberTarget, Target
+from common.features.times import Times
 from common.identifiers import new_id
 from common.learned import LearnedDocument, LearnedNetwork, output_of, width_of
 from common.network.saved import weights_to_bytes
@@ -152,13 +153,14 @@ def embedded(categories: tuple[str, ...], *, missing: bool) -> FeatureEncoder:
     )
 
 
-@pytest.mark.parametrize("loss", [MeanSquaredError(), Poisson(), Quantile(quantiles=(0.2, 0.8))], ids=lambda s: s.kind)
-def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(loss: Loss) -> None:
-    old_encoder, encoder = embedded(("a", "b", "c"), missing=True), embedded(("b", "c", "d"), missing=False)
+def before_and_after(
+    old_encoder: FeatureEncoder, encoder: FeatureEncoder, loss: Loss
+) -> tuple[LearnedNetwork, LearnedNetwork]:
+    """A model of numbers, and what a training on other data begins with."""
     counts = loss.kind == "poisson"
     old_target, target = (NumberTarget(mean=0.0 if counts else mean, scale=scale) for mean, scale in ((9, 3), (-1, 7)))
     outputs = width_of(target, loss)
-    count = parameter_count(SHAPE, 2, outputs, old_encoder.embeddings)
+    count = parameter_count(SHAPE, old_encoder.width, outputs, old_encoder.embeddings)
     document = LearnedDocument(
         network=SHAPE, loss=loss, encoder=old_encoder.to_document(), target=old_target.to_document()
     )
@@ -169,9 +171,9 @@ def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(l
         shape=SHAPE,
         loss=loss,
         optimizer={},  # type: ignore[arg-type]
-        inputs=2,
+        inputs=encoder.width,
         outputs=outputs,
-        parameters=parameter_count(SHAPE, 2, outputs, encoder.embeddings),
+        parameters=parameter_count(SHAPE, encoder.width, outputs, encoder.embeddings),
         batch_size=1,
         shuffle=True,
         seed=9,
@@ -182,13 +184,42 @@ def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(l
     start = warm_start(base, task, encoder, target)
     new = LearnedDocument(network=SHAPE, loss=loss, encoder=encoder.to_document(), target=target.to_document())
     after = LearnedNetwork.load(new.model_dump(mode="json"), weights_to_bytes(start))
-    before = LearnedNetwork.load(base.document, base.weights)
+    return LearnedNetwork.load(base.document, base.weights), after
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError(), Poisson(), Quantile(quantiles=(0.2, 0.8))], ids=lambda s: s.kind)
+def test_vectors_of_categories_are_carried_and_a_new_one_begins_as_the_unknown(loss: Loss) -> None:
+    old_encoder, encoder = embedded(("a", "b", "c"), missing=True), embedded(("b", "c", "d"), missing=False)
+    before, after = before_and_after(old_encoder, encoder, loss)
     known = [{"zip": name, "length": 4.0} for name in ("b", "c", "never seen")]
     for mine, theirs in zip(after.predict(known), before.predict(known), strict=True):
         assert mine.value == pytest.approx(theirs.value, rel=1e-4, abs=1e-4)
         assert (mine.quantiles or {}) == pytest.approx(theirs.quantiles or {}, rel=1e-4, abs=1e-4)
     (fresh,), (unknown,) = after.predict([{"zip": "d", "length": 4.0}]), before.predict([known[-1]])
     assert fresh.value == pytest.approx(unknown.value, rel=1e-4, abs=1e-4)
+
+
+def odd_columns(mean: float, scale: float, *, categories: tuple[str, ...]) -> FeatureEncoder:
+    return FeatureEncoder(
+        [
+            Times(name="at", mean=1e9 * mean, scale=1e8 * scale, fill=0.0),
+            Scaled(name="count", kind="numeric", mean=mean, scale=scale, logarithm=True, indicator=True, fill=3.0),
+            OneHot(name="zip", kind="categorical", categories=categories, missing=True, other=True),
+        ]
+    )
+
+
+def test_times_logarithms_indicators_and_rare_categories_are_carried() -> None:
+    old, new = odd_columns(1.0, 2.0, categories=("a", "b")), odd_columns(1.5, 0.5, categories=("b", "c"))
+    before, after = before_and_after(old, new, MeanSquaredError())
+    records = [
+        {"at": at, "count": count, "zip": name}
+        for at in ("2024-05-17T08:30:00Z", "1999-12-31")
+        for count in (0, 7, None)
+        for name in ("b", "c", "never seen", None)  # c was among the rare
+    ]
+    for mine, theirs in zip(after.predict(records), before.predict(records), strict=True):
+        assert mine.value == pytest.approx(theirs.value, rel=1e-4, abs=1e-4)
 
 
 def test_outputs_of_another_loss_begin_anew() -> None:
