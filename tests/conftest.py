@@ -28,8 +28,8 @@ from service.redis_server import start_redis
 from tests.object_store import ObjectStore
 
 # The tests that must always pass see the same examples every time; `make full` looks for new ones.
-hypothesis.settings.register_profile("steady", derandomize=True, database=None)
-hypothesis.settings.register_profile("explore", print_blob=True)
+hypothesis.settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("explore", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("steady")
 
 

@@ -125,11 +125,11 @@ class Training:
             sums, told = self._group.finish()
             if any(part.halted for part in sums):
                 assert interruption is not None
-                return self._interrupted(interruption)
+                return self._end(interruption)
             seen = self._take_in(sums, told)
             if stop := (seen.stop if seen else None) or interruption:
                 self._record(seen)
-                return stop
+                return self._end(stop)
             if self._wish == "pause" or self._clock() >= self._checkpoint_at:
                 self._record(seen)
                 self._save()
@@ -232,8 +232,8 @@ class Training:
             expected = self._evaluation_pacing.expected(len(segment.pieces))
         return max(_LEAST_PATIENCE_SECONDS, _PATIENCE * expected)
 
-    def _interrupted(self, reason: StopReason) -> StopReason:
-        """Before the first epoch's end there is no best yet: then the weights as they are must do."""
+    def _end(self, reason: StopReason) -> StopReason:
+        """Ends the training. Before the first epoch's end there is no best yet: then the weights as they are must do."""
         if self._standing.best_metrics is None:
             self._group.remember(1)
             evaluator = Evaluator(self._task, self._data, self._group.best())
