@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,23 @@ class ExactSum:
             self.parts = (math.inf,)
 
     @property
+    def exact(self) -> Fraction | None:
+        """The sum, not rounded at all; None where it is not finite."""
+        return sum(map(Fraction, self.parts), Fraction(0)) if all(map(math.isfinite, self.parts)) else None
+
+    @property
     def value(self) -> float:
         """The sum, rounded once."""
         return math.fsum(self.parts)
+
+
+def exact_squares(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The squares, rounded, and what rounding took: together they are exact (Dekker, 1971) where nothing over- or underflows."""
+    high = _SPLITTER * numbers
+    high -= high - numbers
+    low = numbers - high
+    squares = np.square(numbers)
+    return squares, ((np.square(high) - squares) + 2 * high * low) + np.square(low)
+
+
+_SPLITTER = float(2**27 + 1)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from common import processes
 from common.errors import ChainruleError
+from common.identifiers import is_id
 from common.lifecycle import HELD
 from common.settings import read_settings
 from common.store.client import connect
@@ -44,6 +45,12 @@ app.add_typer(datasets_app, name="datasets")
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells.")]
+Decimal = Annotated[str | None, typer.Option(help="CSV: the decimal mark, . or ,")]
+Null = Annotated[
+    list[str] | None, typer.Option(help="CSV: what stands for a missing value; may be given several times.")
+]
+Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether the first line names the columns.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
 _BATCH = 1000
 
@@ -153,7 +160,8 @@ def train(
     file: Annotated[
         str,
         typer.Argument(
-            help="A .csv, .tsv, .parquet, .ndjson or .json file, or one of them as .gz, or the URI of one that the server may fetch."
+            help="A .csv, .tsv, .parquet, .ndjson or .json file, or one of them as .gz, the URI of one that the server may fetch, "
+            "or the id of a data set."
         ),
     ],
     target: Annotated[str, typer.Option(help="The column to predict.")],
@@ -165,16 +173,23 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the rows.")] = None,
     request: Annotated[Path | None, typer.Option(help="A JSON file with more of the training request.")] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    null: Null = None,
+    header: Header = True,
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, train a network on it, watch it, and name its model."""
     with _server() as client:
         body = _read_request(request)
-        name = name or name_of(file)
-        dataset = client.add(file, name)
-        if not as_json:
-            _tell_dataset(dataset)
-        body |= {"dataset_id": dataset["id"], "target": target, "name": name}
+        if is_id(file, "ds"):
+            body |= {"dataset_id": file, "target": target, **({"name": name} if name else {})}
+        else:
+            name = name or name_of(file)
+            dataset = client.add(file, name, _reading(delimiter, decimal, null, header=header))
+            if not as_json:
+                _tell_dataset(dataset)
+            body |= {"dataset_id": dataset["id"], "target": target, "name": name}
         cluster = {"workers": workers, "servers": servers, "synchrony": synchrony}
         if given := {name: value for name, value in cluster.items() if value is not None}:
             body["cluster"] = {**body.get("cluster", {}), **given}
@@ -183,7 +198,14 @@ def train(
         job = client.submit(body)
         if not as_json:
             out.print(f"{job['id']}: {job['task']} of {target}", markup=False)
+            for warning in job["warnings"]:
+                err.print(f"note: {warning}", markup=False)
         _watch(client, job["id"], as_json=as_json)
+
+
+def _reading(delimiter: str | None, decimal: str | None, null: list[str] | None, *, header: bool) -> dict[str, object]:
+    given = {"delimiter": delimiter, "decimal": decimal, "null": null or None, "header": None if header else False}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _tell_dataset(dataset: dict[str, Any]) -> None:
@@ -360,11 +382,15 @@ def add_dataset(
         typer.Argument(help="A file as for `train`, or the https, s3 or file URI of one that the server may fetch."),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the data set; default: the file's.")] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    null: Null = None,
+    header: Header = True,
     as_json: AsJson = False,
 ) -> None:
     """Upload a data set, or have the server fetch it."""
     with _server() as client:
-        dataset = client.add(source, name)
+        dataset = client.add(source, name, _reading(delimiter, decimal, null, header=header))
         if as_json:
             out.print_json(data=dataset)
         else:

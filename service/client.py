@@ -84,8 +84,10 @@ class ApiClient:
             # A kept connection dies with the process that served it; to ask anew is safe (RFC 9110, section 9.2.2).
             return self._http.request(method, path, **options)
 
-    def upload(self, file: Path, name: str) -> dict[str, Any]:
+    def upload(self, file: Path, name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Uploads a file whose name ends in one of `FORMATS`, or in one of them and `.gz`; answers its description.
+
+        `options` say how it is to be read, as in the query of an upload.
 
         Raises:
             ApiError: the file's ending is not known, it cannot be read, or it was refused.
@@ -100,7 +102,7 @@ class ApiClient:
                 answer = self.call(
                     "POST",
                     "/v1/datasets",
-                    params={"name": name},
+                    params={"name": name, **(options or {})},
                     content=body,
                     headers={"Content-Type": kind, **({"Content-Encoding": "gzip"} if compressed else {})},
                 )
@@ -108,12 +110,13 @@ class ApiClient:
             raise ApiError(f"{file}: {error.strerror}") from error
         return dict(answer)
 
-    def add(self, source: str, name: str | None = None) -> dict[str, Any]:
+    def add(self, source: str, name: str | None = None, options: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Uploads a file, or has the server fetch one by its URI; answers its description.
 
         Args:
             source: the path of a file, or https://…, s3://…, file:///…
             name: of the data set; without one that of the file.
+            options: how it is to be read, as in the query of an upload.
 
         Raises:
             ApiError: as for `upload`, or the server does not fetch it.
@@ -121,8 +124,9 @@ class ApiClient:
         """
         name = name or name_of(source)
         if "://" not in source:
-            return self.upload(Path(source), name)
-        return dict(self.call("POST", "/v1/datasets", json={"uri": source, "name": name}))
+            return self.upload(Path(source), name, options)
+        body = {"uri": source, "name": name}
+        return dict(self.call("POST", "/v1/datasets", params=dict(options or {}), json=body))
 
     def submit(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Submits a training job."""

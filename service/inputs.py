@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 from common.errors import Fault, pointer_part
 from common.features import times
-from common.features.categories import MAX_CATEGORIES
+from common.features.categories import MAX_CATEGORIES, name_of_value
 from common.features.feature import TAKEN_FOR, Feature
 from common.network.embedding import Embedding
 from common.schemas.columns import ColumnOptions, ConstantMissing, ErrorMissing, FeatureKind
 from common.schemas.datasets import Column, Dataset
 from common.schemas.training import ColumnSplit, GroupSplit, TrainingRequest, Validation
+from service.cautions import named
 
 MAX_ONE_HOT = 100
 """Distinct values up to which a categorical column becomes one input per category."""
+EXACT = 2.0**53
+"""Floats below keep every whole number."""
 _OF_CATEGORIES = ("encoding", "order", "min_count", "width")
 
 
@@ -86,7 +89,7 @@ def _chosen(request: TrainingRequest, dataset: Dataset, faults: list[Fault], war
         usable = {c.name: c for c in columns if c.kind != "text" or _has_kind(request, c.name)}
         left_out = [column.name for column in columns if column.name not in usable]
         if left_out:
-            warnings.append(f"Left out, for they are text with too many different values: {', '.join(left_out)}.")
+            warnings.append(f"{named(left_out)} text of too many different values; left out of this training")
         if not usable:
             message = "the data set has no column to learn from beside the target"
             faults.append(Fault("/features", "no_features", message))
@@ -132,6 +135,10 @@ def _faults(pointer: str, kind: FeatureKind, column: Column, options: ColumnOpti
         message = f"a column of kind {column.kind} can be taken for {allowed} only"
         yield Fault(f"{pointer}/kind", "unsuitable_column", message)
         return
+    if kind == "categorical" and column.kind == "numeric" and _is_beyond_exact(column):
+        message = "holds whole numbers of more than 53 bits, which are not told apart as categories; send them as text"
+        yield Fault(f"{pointer}/kind", "unsuitable_column", message)
+        return
     if kind != "categorical" and any(getattr(options, name) is not None for name in _OF_CATEGORIES):
         yield Fault(pointer, "unsuitable_column", f"a column of kind {kind} has no encoding to choose")
         return
@@ -141,13 +148,34 @@ def _faults(pointer: str, kind: FeatureKind, column: Column, options: ColumnOpti
         yield Fault(f"{pointer}/width", "unsuitable_column", "is for the encoding embedding")
     if options.order is not None and options.encoding != "ordinal":
         yield Fault(f"{pointer}/order", "unsuitable_column", "is for the encoding ordinal")
-    if options.order is not None and len(set(options.order)) < len(options.order):
-        yield Fault(f"{pointer}/order", "duplicate_category", "names a category twice")
+    if options.order is not None:
+        yield from _faults_of_order(pointer, column, [name_of_value(value) for value in options.order])
     if why := _unsuitable_missing(kind, column, options):
         yield Fault(f"{pointer}/missing", "unsuitable_column", why)
     if isinstance(options.missing, ErrorMissing) and column.missing:
         why = f"{column.missing:,} rows have no value; they would all be refused"
         yield Fault(f"{pointer}/missing", "missing_values", why)
+
+
+def _is_beyond_exact(column: Column) -> bool:
+    return column.integer and max(-(column.min or 0.0), column.max or 0.0) >= EXACT
+
+
+def _faults_of_order(pointer: str, column: Column, order: list[str]) -> Iterator[Fault]:
+    if len(set(order)) < len(order):
+        yield Fault(f"{pointer}/order", "duplicate_category", "names a category twice")
+    known = values_of(column)
+    if known is not None and not known & set(order):
+        yield Fault(f"{pointer}/order", "unknown_category", "names no value that the column has")
+
+
+def values_of(column: Column) -> set[str] | None:
+    """The names of all values of a column, where its description has all of them."""
+    return {name_of_value(v.value) for v in column.top if v.value is not None} if _has_all(column) else None
+
+
+def _has_all(column: Column) -> bool:
+    return 0 < column.distinct == len(column.top)
 
 
 _MISSING: Mapping[FeatureKind, tuple[str, ...]] = {
@@ -172,6 +200,8 @@ def _unsuitable_missing(kind: FeatureKind, column: Column, options: ColumnOption
     if isinstance(missing.value, bool):
         return None if holds == "boolean" else f"value must be of the type of the column, whose kind is {column.kind}"
     is_number = isinstance(missing.value, float)
+    if kind == "categorical" and column.kind == "numeric" and isinstance(missing.value, str):
+        return None  # as the model names it
     if (holds == "numeric") != is_number or holds == "boolean":
         return f"value must be of the type of the column, whose kind is {column.kind}"
     return None

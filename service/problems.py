@@ -53,6 +53,13 @@ _CODES = {
     "conflicting_options": "conflicting_options",
     "out_of_order": "out_of_order",
 }
+_MESSAGES = {
+    "tuple_type": "must be an array",
+    "list_type": "must be an array",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
 _CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch": "wrong_form"}
 
 MAX_FAULTS = 100
@@ -195,7 +202,14 @@ def _summary(faults: Sequence[Fault]) -> str:
 
 def faults_of_body(details: Sequence[ErrorDetails], body: object) -> list[Fault]:
     """Pydantic's findings as faults: where in the body, a stable code, and what is allowed; never the input itself."""
-    return [_fault({**detail, "loc": ("body", *detail["loc"])}, body) for detail in details[:MAX_FAULTS]]
+    places = [detail["loc"] for detail in details]
+    own = [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"  # what has been refused inside is not counted
+        or not any(len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"] for place in places)
+    ]
+    return [_fault({**detail, "loc": ("body", *detail["loc"])}, body) for detail in own[:MAX_FAULTS]]
 
 
 def _fault(detail: Mapping[str, Any], body: object) -> Fault:
@@ -204,11 +218,14 @@ def _fault(detail: Mapping[str, Any], body: object) -> Fault:
     code = _CODES.get(kind) or next(
         (c for suffix, c in _CODE_OF_SUFFIX.items() if kind.endswith(suffix)), "out_of_range"
     )
-    message = (
+    message = _MESSAGES.get(kind) or (
         str(detail["msg"])
         .removeprefix("Value error, ")
         .replace("Input should", "should")
         .replace("Tuple should", "should")
+        .replace("List should", "should")
+        .replace("String should", "should")
+        .replace(" after validation,", ",")
         .replace("Extra inputs are not permitted", "there is no such field")
         .replace("Field required", "is required")
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from common.errors import Fault, NotFound
+from common.errors import Fault, NotFound, pointer_part
+from common.features.categories import name_of_value
 from common.network.embedding import Embedding
 from common.network.parameters import GRAIN
 from common.network.structure import parameter_count
@@ -20,7 +21,7 @@ from common.schemas.optimizers import Regularization
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
 from service.cautions import training_cautions
-from service.inputs import Inputs, inputs_of
+from service.inputs import Inputs, inputs_of, values_of
 from service.problems import faults_of_body
 
 MAX_CLASSES_OF_INTEGERS = 20
@@ -162,7 +163,7 @@ def _check(
     _check_weights(request, dataset, found)
     _check_validation(request, dataset, found)
     loss = _loss(request, task, target, found)
-    _check_class_weights(request, task, found)
+    _check_class_weights(request, task, target, found)
     regularization = _regularization(request, found)
     rows = dataset.rows - target.missing
     if not request.network.layers:
@@ -183,11 +184,14 @@ def _check(
 
 def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
     if target.kind in ("datetime", "text"):
-        what = "a date or time" if target.kind == "datetime" else "text with a different value in most rows"
+        what = (
+            "a date or time"
+            if target.kind == "datetime"
+            else f"text of too many different values ({target.distinct:,})"
+        )
         found.faults.append(Fault("/target", "unsuitable_target", f"{what} cannot be a target"))
     is_number = target.kind == "numeric"
-    few = is_number and target.integer and target.distinct <= MAX_CLASSES_OF_INTEGERS
-    task = request.task or ("regression" if is_number and not few else "classification")
+    task: Task = "regression" if is_number and not _are_classes(request, target) else request.task or "classification"
     if task == "regression" and not is_number:
         found.faults.append(Fault("/task", "unsuitable_target", "regression needs a target of numbers"))
     if task == "classification":
@@ -206,6 +210,13 @@ def _task(request: TrainingRequest, target: Column, found: Assessment) -> Task:
     elif target.distinct == 1:
         found.warnings.append("The target has the same value in every row.")
     return task
+
+
+def _are_classes(request: TrainingRequest, target: Column) -> bool:
+    """Whether a target of numbers is one of classes."""
+    if request.task is not None:
+        return request.task == "classification"
+    return target.integer and target.distinct <= MAX_CLASSES_OF_INTEGERS
 
 
 def _check_weights(request: TrainingRequest, dataset: Dataset, found: Assessment) -> None:
@@ -241,6 +252,14 @@ def _check_validation(request: TrainingRequest, dataset: Dataset, found: Assessm
     if isinstance(validation, training.ColumnSplit) and not _is_of(validation.value, column):
         message = f"must be of the type of the column, whose kind is {column.kind}"
         found.faults.append(Fault("/validation/value", "unsuitable_column", message))
+    elif isinstance(validation, training.ColumnSplit) and _is_unknown(validation.value, column):
+        message = "is no value of the column; no row would be left to judge by"
+        found.faults.append(Fault("/validation/value", "unknown_category", message))
+
+
+def _is_unknown(value: bool | float | str, column: Column) -> bool:
+    values = values_of(column)
+    return values is not None and name_of_value(value) not in values
 
 
 _STORED_AS: Mapping[ColumnKind, str] = {"categorical": "text"}
@@ -278,6 +297,10 @@ def _check_judge(
             message = f"{what} {', '.join(columns[:_NAMED])}{more}"
             found.faults.append(Fault(pointer, "unsuitable_dataset", message))
     target = theirs.get(request.target)
+    ours = dataset.column(request.target)
+    is_class = ours is not None and ours.kind == "numeric" and _are_classes(request, ours)
+    if target is not None and is_class and target.distinct and not target.integer:
+        found.faults.append(Fault(pointer, "unsuitable_dataset", "has a target of numbers that are not whole"))
     if target is not None and target.missing == judge.rows:
         found.faults.append(Fault(pointer, "unsuitable_dataset", "has no row with a target"))
     if request.weight_column is not None and (
@@ -322,7 +345,7 @@ def _loss(request: TrainingRequest, task: Task, target: Column, found: Assessmen
     return loss
 
 
-def _check_class_weights(request: TrainingRequest, task: Task, found: Assessment) -> None:
+def _check_class_weights(request: TrainingRequest, task: Task, target: Column, found: Assessment) -> None:
     weights, pointer = request.class_weights, "/class_weights"
     if weights is None:
         return
@@ -330,6 +353,11 @@ def _check_class_weights(request: TrainingRequest, task: Task, found: Assessment
         found.faults.append(Fault(pointer, "unsuitable_weight", "only a classification has classes to weigh"))
     elif weights != "balanced" and weights and not any(weights.values()):
         found.faults.append(Fault(pointer, "unsuitable_weight", "all weights are zero"))
+    elif weights != "balanced" and (classes := values_of(target)) is not None and (odd := set(weights) - classes):
+        found.faults += [
+            Fault(f"{pointer}/{pointer_part(name)}", "unknown_class", "is no class of the target")
+            for name in sorted(odd)
+        ]
 
 
 def _regularization(request: TrainingRequest, found: Assessment) -> Regularization:

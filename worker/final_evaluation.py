@@ -31,8 +31,7 @@ def evaluate_wholly(
     for piece in pieces(data):
         rows, predictions = rows_of(piece), evaluator.predict(piece)
         if isinstance(tally, ClassTally):
-            weights = None if data.validation_weights is None else data.validation_weights[rows]
-            tally.add(predictions, data.validation_targets[rows], weights)
+            tally.add(predictions, data.validation_targets[rows], _row_weights(prepared, rows))
         else:
             assert isinstance(target, NumberTarget)
             assert numbers is not None
@@ -40,3 +39,13 @@ def evaluate_wholly(
                 values = target.decode(predictions)
             tally.add(values, numbers[rows])
     return tally.result()
+
+
+def _row_weights(prepared: PreparedData, rows: slice) -> NDArray[np.floating] | None:
+    """How much the rows themselves count, without the weights of their classes."""
+    weights, of_classes = prepared.data.validation_weights, prepared.class_weights
+    if weights is None or of_classes is None:
+        return None if weights is None else weights[rows]
+    of_rows = of_classes[prepared.data.validation_targets[rows]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(of_rows > 0, weights[rows] / of_rows, 1.0)

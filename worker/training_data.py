@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadData, CorruptRecord, Invalid, NotFound
+from common.features.categories import CategoryColumn
 from common.features.encoder import FeatureEncoder
 from common.features.feature import TAKEN_FOR, Feature
 from common.features.split import Rows, split_rows
@@ -24,7 +25,7 @@ from common.features.target import ClassTarget, Target, fit_target, name_of
 from common.schemas.columns import ColumnOptions
 from common.schemas.datasets import Dataset
 from common.schemas.models import Task
-from common.schemas.training import TrainingRequest
+from common.schemas.training import GroupSplit, TimeSplit, TrainingRequest
 from common.settings import Settings
 from common.store.files import open_files
 from worker.shared_rows import RowsShape, SharedRows
@@ -48,6 +49,8 @@ class PreparedData:
     target: Target
     has_validation: bool
     warnings: tuple[str, ...]
+    class_weights: NDArray[np.float64] | None = None
+    """How much a row of each class counts in the weights of rows, shape (classes,)."""
 
 
 class Preparation:
@@ -120,9 +123,10 @@ class Preparation:
             data.close()
             raise
         warnings = [*_warnings(self._dataset, request.target, table.rows, encoder)]
+        warnings += _share_warnings(request, len(training_rows), len(validation_rows))
         if judge is not None and (left_out := judge.rows - len(validation_rows)):
             warnings.append(f"{left_out} validation rows have no target, or one of no class known, and were left out.")
-        return PreparedData(data, encoder, target, len(validation_rows) > 0, tuple(warnings))
+        return PreparedData(data, encoder, target, len(validation_rows) > 0, tuple(warnings), shares)
 
     def validation_numbers(self) -> NDArray[np.float64]:
         """The targets of a regression's validation rows, or else of its training rows, as they stand in the data set.
@@ -144,7 +148,7 @@ class Preparation:
         """Training rows and validation rows, by the values of their target."""
         assert self._request.training.seed is not None
         validation, name = self._request.validation, getattr(self._request.validation, "column", None)
-        column = None if name is None else table.read([name])[name]
+        column = None if name is None else table.exact(name) if validation.kind != "time" else table.read([name])[name]
         return split_rows(_codes(values), validation, self._request.training.seed, column)
 
     def _table(self, held: ExitStack, dataset: Dataset) -> StoredTable:
@@ -232,6 +236,9 @@ class Preparation:
             stop = min(start + height, table.rows)
             chosen = [(side, *side.between(start, stop)) for side in sides]
             targets = target.encode(self._target_values(table, start, stop))  # type: ignore[arg-type]
+            if np.isinf(targets).any():
+                row = start + int(np.argmax(np.isinf(targets))) + 1
+                raise BadData(f"The target in row {row} is too far from those of the training rows.")
             for side, place, rows in chosen:
                 side.targets[place] = targets[rows]
             if sides[0].weights is not None:
@@ -308,6 +315,24 @@ def _warnings(dataset: Dataset, target: str, rows: int, encoder: FeatureEncoder)
     found = []
     if column is not None and column.missing:
         found.append(f"{column.missing} of {rows} rows have no target and were left out.")
+    empty = [c.name for c in encoder.columns if isinstance(c, CategoryColumn) and not c.categories]
+    if empty:
+        found.append(f"No category is in enough training rows, and all are one and the same: {', '.join(empty[:5])}.")
     if encoder.joint_columns:
         found.append(f"{len(encoder.joint_columns)} columns look like pixels and are scaled together.")
     return found
+
+
+def _share_warnings(request: TrainingRequest, rows: int, validation_rows: int) -> list[str]:
+    """Where whole groups or times do not allow what was asked for."""
+    validation = request.validation
+    if not isinstance(validation, GroupSplit | TimeSplit):
+        return []
+    share = validation_rows / (rows + validation_rows)
+    if abs(share - validation.fraction) <= _ODD_SHARE * validation.fraction:
+        return []
+    what = "groups" if isinstance(validation, GroupSplit) else "rows of one time"
+    return [f"{share:.1%} of the rows validate, for {what} stay together; {validation.fraction:.1%} were asked for."]
+
+
+_ODD_SHARE = 0.25

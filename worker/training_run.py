@@ -224,6 +224,8 @@ class TrainingRun:
             numbers = preparation.validation_numbers() if job.task == "regression" else None
             found, evaluation = evaluate_wholly(task, prepared, weights, numbers)
             metrics = {**found, **told}  # the same to a rounding error, and what the epochs have shown stays
+            if prepared.class_weights is not None:  # by which the loss of the epochs was weighed
+                metrics["log_loss"] = found["log_loss"]
         model = _model(job, dataset, task, prepared, metrics, evaluation, weights, training.averaged_epochs)
         self._stores.models.save(model)
         published = (model.record.id, model.record.name)

@@ -103,11 +103,14 @@ def _carry_inputs(
         elif (isinstance(column, Scaled) and isinstance(was, Scaled) and column.logarithm == was.logarithm) or (
             isinstance(column, Times) and isinstance(was, Times)
         ):
+            ratio, shift_of = column.scale / was.scale, (column.mean - was.mean) / was.scale
+            if not _is_near(ratio, shift_of):
+                continue
             same = min(column.width, was.width)  # beyond the first there is nothing to make good for
             weights[row + 1 : row + same] = old["layer0.weights"][at + 1 : at + same]
             rows = old["layer0.weights"][at].astype(np.float64)
-            weights[row] = rows * (column.scale / was.scale)
-            shift += rows * ((column.mean - was.mean) / was.scale)
+            weights[row] = rows * ratio
+            shift += rows * shift_of
         elif isinstance(column, QuantileNormal | Numbered) and type(column) is type(was):
             weights[row] = old["layer0.weights"][at]  # ranks and shares are much the same, whatever they are taken of
         elif isinstance(column, OneHot) and isinstance(was, OneHot):
@@ -122,6 +125,14 @@ def _carry_inputs(
             for mine, theirs in _same_categories(column, was):
                 vectors[mine] = theirs_all[theirs]
     bias[...] = shift
+
+
+def _is_near(ratio: float, shift: float) -> bool:
+    """Whether numbers mean much the same as before: else a network does not find its way back from what it was."""
+    return 1 / _FAR < ratio < _FAR and abs(shift) < _FAR
+
+
+_FAR = 1000.0
 
 
 def _same_categories(column: CategoryColumn, was: CategoryColumn) -> list[tuple[int, int]]:
@@ -142,13 +153,15 @@ def _carry_outputs(
     weights, bias = new[f"layer{last}.weights"], new[f"layer{last}.bias"]
     old_weights, old_bias = old[f"layer{last}.weights"], old[f"layer{last}.bias"]
     if isinstance(target, NumberTarget) and isinstance(old_target, NumberTarget):
-        ratio = old_target.scale / target.scale
+        ratio, shift = old_target.scale / target.scale, (old_target.mean - target.mean) / target.scale
+        if not _is_near(ratio, shift):
+            return
         if is_logarithm:
             weights[...] = old_weights
             bias[...] = old_bias.astype(np.float64) + math.log(ratio)
             return
         weights[...] = old_weights.astype(np.float64) * ratio
-        bias[...] = old_bias.astype(np.float64) * ratio + (old_target.mean - target.mean) / target.scale
+        bias[...] = old_bias.astype(np.float64) * ratio + shift
         return
     assert isinstance(target, ClassTarget)
     assert isinstance(old_target, ClassTarget)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.exact_sum import ExactSum
+from common.exact_sum import ExactSum, exact_squares
 from common.schemas.models import Evaluation, QuantileEvaluation
 
 
@@ -16,31 +16,33 @@ class NumberTally:
     """What is known of the rows seen so far, each counted once, in exact sums: how they come changes nothing.
 
     Args:
-        center: a number about the middle of the targets; it keeps the sums behind r2 well conditioned.
         quantiles: what the predicted numbers are quantiles for, rising; none: there is one number, the value.
         middle: which of the predicted numbers is the value.
 
     """
 
-    def __init__(self, center: float, quantiles: Sequence[float] = (), middle: int = 0) -> None:
-        self._center, self._quantiles, self._middle = center, tuple(quantiles), middle
+    def __init__(self, quantiles: Sequence[float] = (), middle: int = 0) -> None:
+        self._quantiles, self._middle = tuple(quantiles), middle
         self._rows = self._zeros = self._inside = 0
         self._squares, self._distances, self._shares = ExactSum(), ExactSum(), ExactSum()
-        self._shifted, self._shifted_squares = ExactSum(), ExactSum()
+        self._targets, self._target_squares = ExactSum(), ExactSum()
+        self._smallest, self._largest = math.inf, -math.inf
         self._losses = [ExactSum() for _ in quantiles]
         self._below = np.zeros(len(self._quantiles), np.int64)
 
     def add(self, values: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
         """Takes in rows: predicted numbers, shape (rows, 1) or (rows, quantiles), and targets, shape (rows,)."""
         self._rows += len(targets)
+        self._smallest = min(self._smallest, float(targets.min(initial=math.inf)))
+        self._largest = max(self._largest, float(targets.max(initial=-math.inf)))
         with np.errstate(over="ignore", invalid="ignore"):
-            error, shifted = values[:, self._middle] - targets, targets - self._center
+            error = values[:, self._middle] - targets
             distance, is_zero = np.abs(error), targets == 0
             self._squares.add(np.square(error))
             self._distances.add(distance)
             self._shares.add(distance[~is_zero] / np.abs(targets[~is_zero]))
-            self._shifted.add(shifted)
-            self._shifted_squares.add(np.square(shifted))
+            self._targets.add(targets)
+            self._target_squares.add(np.concatenate(exact_squares(targets)))
             self._zeros += int(is_zero.sum())
             for quantile, losses, column in zip(self._quantiles, self._losses, values.T, strict=False):
                 above = targets - column
@@ -81,12 +83,11 @@ class NumberTally:
         return told, Evaluation(rows=rows, quantiles=quantiles, warnings=tuple(warnings))
 
     def _r2(self) -> float:
-        squares, total = self._squares.value, self._shifted_squares.value
-        if not (math.isfinite(squares) and math.isfinite(total)):
-            return math.nan
-        shifted = self._shifted.value
-        spread = total - shifted * shifted / self._rows
-        # Equal targets leave a rounding error of either sign instead of 0.
-        if spread <= 1e-13 * total:
+        squares = self._squares.value
+        if self._smallest == self._largest:
             return 1.0 if squares == 0 else 0.0
-        return 1 - squares / spread
+        total, targets = self._target_squares.exact, self._targets.exact
+        if total is None or targets is None or not math.isfinite(squares):
+            return math.nan
+        spread = float(total - targets * targets / self._rows)  # exact until here: nothing cancels
+        return 1 - squares / spread if spread > 0 else math.nan

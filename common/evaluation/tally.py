@@ -15,4 +15,4 @@ def make_tally(target: Target, quantiles: Sequence[float], middle: int) -> Tally
     """The tally of a target, and of the quantiles that a loss gives of it, of which the `middle` one is the value."""
     if isinstance(target, ClassTarget):
         return ClassTally(target.classes)
-    return NumberTally(target.mean, quantiles, middle)
+    return NumberTally(quantiles, middle)

@@ -75,7 +75,10 @@ class CategoryColumn(Record):
         if isinstance(value, bool) and self.of == "boolean":
             return float(self._places.get("true" if value else "false", UNKNOWN))
         if isinstance(value, int | float) and not isinstance(value, bool) and self.of == "number":
-            return float(self._places.get(name_of_number(value), UNKNOWN))
+            try:
+                return float(self._places.get(name_of_number(float(value)), UNKNOWN))
+            except OverflowError:
+                return float(UNKNOWN)
         return "wrong_type", _EXPECTED[self.of]
 
     @cached_property
@@ -182,7 +185,7 @@ def fit_categories(feature: Feature, column: TableColumn, rows: NDArray[np.intp]
     if isinstance(policy, ErrorMissing) and missing_count:
         raise BadData(f"column {feature.name} has {missing_count:,} missing values, which are to be refused")
     if isinstance(policy, ConstantMissing):
-        default = _name_of(policy.value)
+        default = name_of_value(policy.value)
         missing_count = 0
     most_frequent = np.argsort(-counts, kind="stable")[:MAX_CATEGORIES]
     kept = [int(code) for code in most_frequent if counts[code] >= (options.min_count or 1)]
@@ -205,7 +208,11 @@ def fit_categories(feature: Feature, column: TableColumn, rows: NDArray[np.intp]
         return OneHot(**dict(base), other=rare)
     if encoding == "ordinal":
         return _ordinal(
-            base if options.order is None else base.model_copy(update={"categories": options.order}), column, rows
+            base
+            if options.order is None
+            else base.model_copy(update={"categories": tuple(map(name_of_value, options.order))}),
+            column,
+            rows,
         )
     return _frequency(base, column, rows)
 
@@ -252,7 +259,8 @@ def name_of_number(number: float) -> str:
     return str(int(number)) if math.isfinite(number) and number == int(number) else repr(float(number))
 
 
-def _name_of(value: bool | float | str) -> str:
+def name_of_value(value: bool | float | str) -> str:
+    """A value as a category."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else name_of_number(value)

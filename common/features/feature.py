@@ -11,8 +11,8 @@ from common.schemas.datasets import ColumnKind
 TAKEN_FOR: Mapping[ColumnKind, tuple[FeatureKind, ...]] = {
     "numeric": ("numeric", "categorical"),
     "boolean": ("boolean", "categorical"),
-    "categorical": ("categorical", "numeric"),
-    "text": ("categorical", "numeric"),
+    "categorical": ("categorical", "numeric", "datetime"),
+    "text": ("categorical", "numeric", "datetime"),
     "datetime": ("datetime",),
 }
 """What a column of each stored kind can be taken for; first what it is taken for unless something else is asked for."""

@@ -27,7 +27,9 @@ Wrong = tuple[str, str]
 
 MISSING_REFUSED: Wrong = ("missing_value", "must not be missing: the model refuses it")
 _KNOTS = 256
+_LARGEST = float(np.finfo(np.float64).max)
 _LAST_QUANTILE = 1e-7
+_SMALL = 1e-200
 
 
 class NumberColumn(Record):
@@ -55,7 +57,7 @@ class NumberColumn(Record):
         """The values of a whole column, shape (n,)."""
         if not isinstance(values, Coded):
             return values
-        if not self.texts:
+        if not self.texts and values.values:
             raise BadData(f"column {self.name} holds text, where numbers are expected")
         numbers = [number_of(str(value)) for value in values.values]
         return np.array([*numbers, math.nan], np.float64)[values.codes]
@@ -119,7 +121,13 @@ class QuantileNormal(NumberColumn):
 
     @cached_property
     def _knots(self) -> tuple[Cells, Cells]:
-        return np.array(self.values), np.array(self.normals)
+        return np.array(self.values) / self._unit, np.array(self.normals)
+
+    @cached_property
+    def _unit(self) -> float:
+        """What values are divided by, so that no two are too near to each other to divide by their distance."""
+        largest = max(map(abs, self.values))
+        return largest if 0 < largest < _SMALL else 1.0
 
     @model_validator(mode="after")
     def _is_a_function(self) -> Self:
@@ -131,7 +139,9 @@ class QuantileNormal(NumberColumn):
     def write(self, cells: Cells, out: NDArray[np.float32]) -> None:
         """The places of a column's `cells`, shape (n,), to `out`, shape (n, width)."""
         missing = np.isnan(cells)
-        out[:, 0] = np.interp(np.where(missing, self.fill, cells), *self._knots)
+        with np.errstate(over="ignore"):
+            values = np.where(missing, self.fill, cells) / self._unit
+        out[:, 0] = np.interp(values, *self._knots)
         if self.indicator:
             out[:, 1] = missing
 
@@ -208,14 +218,14 @@ def _min_max(values: Cells) -> tuple[float, float]:
     if values.size == 0:
         return 0.0, 0.0
     low, high = float(values.min()), float(values.max())
-    return low, min(high / 2 - low / 2, np.finfo(np.float64).max / 2) * 2
+    return low, min(high / 2 - low / 2, _LARGEST / 2) * 2
 
 
 def _robust(values: Cells) -> tuple[float, float]:
     if values.size == 0:
         return 0.0, 0.0
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
-    return middle, high - low if high > low else mean_and_std(values)[1]
+    low, middle, high = np.quantile(values / 4, (0.25, 0.5, 0.75)).tolist()  # whose differences do not overflow
+    return 4 * middle, 4 * min(high - low, _LARGEST / 4) if high > low else mean_and_std(values)[1]
 
 
 _SCALES: dict[Scale, Callable[[Cells], tuple[float, float]]] = {

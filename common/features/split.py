@@ -81,12 +81,11 @@ def _by_column(
 
 def _has_value(column: TableColumn, validation: ColumnSplit) -> NDArray[np.bool_]:
     value = validation.value
-    if isinstance(column, Coded) != isinstance(value, str):
-        raise BadData(f"column {validation.column} holds values of another type than the one that validates")
-    if isinstance(column, Coded):
-        wanted = column.values.index(value) if value in column.values else MISSING - 1
-        return np.asarray(column.codes == wanted)
-    return np.asarray(column == float(value))
+    if isinstance(column, np.ndarray):  # fractions
+        return np.asarray(column == (math.nan if isinstance(value, str) else float(value)))
+    places: dict[tuple[type, object], int] = {(type(v), v): place for place, v in enumerate(column.values)}
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return np.asarray(column.codes == places.get((type(whole), whole), MISSING - 1))
 
 
 def _latest(column: TableColumn, validation: TimeSplit) -> NDArray[np.bool_]:
@@ -103,11 +102,10 @@ def _latest(column: TableColumn, validation: TimeSplit) -> NDArray[np.bool_]:
 def _groups(column: TableColumn, validation: GroupSplit, random: np.random.Generator) -> NDArray[np.bool_]:
     """Groups in random order, each that brings the rows nearer to the fraction; one at least, and not all."""
     if isinstance(column, Coded):
-        values, is_missing = column.codes.astype(np.float64), column.codes < 0
+        groups, is_missing = column.codes.copy(), column.codes < 0
     else:
-        values, is_missing = column.copy(), np.isnan(column)
-    values[is_missing] = -1
-    _, groups = np.unique(values, return_inverse=True)
+        is_missing = np.isnan(column)
+        groups = np.unique(np.where(is_missing, 0.0, column), return_inverse=True)[1]
     groups[is_missing] = groups.max(initial=0) + 1 + np.arange(int(is_missing.sum()))
     _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
     order = random.permutation(counts.size)

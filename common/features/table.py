@@ -83,6 +83,13 @@ class StoredTable(Table):
         """The rows `start` … `stop` - 1 of some columns."""
         return {series.name: _table_column(series.name, series) for series in self._frame(names, start, stop)}
 
+    def exact(self, name: str) -> TableColumn:
+        """A whole column, whose whole numbers are codes as well: as floats, large ones are not told apart."""
+        series = self._frame([name]).to_series().alias(_PLAIN)
+        return (
+            _coded(series) if series.dtype.is_integer() or series.dtype == pl.Boolean else _table_column(name, series)
+        )
+
     def labels(self, name: str, start: int = 0, stop: int | None = None) -> Coded:
         """The rows `start` … `stop` - 1 of a column as class labels, which keep their type: text, boolean or integer.
 

@@ -82,8 +82,9 @@ class NumberTarget(Record):
         return cls(mean=mean, scale=usable_scale(std))
 
     def encode(self, values: NDArray[np.float64], dtype: DTypeLike = np.float32) -> NDArray[np.floating]:
-        """The standardized numbers, shape (n, 1), of `dtype`; NaN where there is none."""
-        return standardize(values, self.mean, self.scale).astype(dtype)[:, None]
+        """The standardized numbers, shape (n, 1), of `dtype`; NaN where there is none, infinite where it is too far."""
+        with np.errstate(over="ignore"):
+            return standardize(values, self.mean, self.scale).astype(dtype)[:, None]
 
     def decode(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Standardized numbers of any shape back in the target's own units, float64."""

@@ -45,11 +45,20 @@ class Times(NumberColumn):
         """How many places of the matrix it takes."""
         return WIDTH + self.indicator
 
+    def cells(self, values: TableColumn) -> Cells:
+        """The times of a whole column, shape (n,); texts that are none are missing."""
+        if not isinstance(values, Coded):
+            return values
+        if not self.texts and values.values:
+            raise BadData(f"column {self.name} holds text, where dates or times are expected")
+        seconds = [seconds_of(str(value)) for value in values.values]
+        return np.array([*(math.nan if s is None else s for s in seconds), math.nan], np.float64)[values.codes]
+
     def cell(self, value: object) -> float | Wrong:
         """One value in seconds, or what is wrong with it."""
-        if value is None:
-            return MISSING_REFUSED if self.refuses_missing else math.nan
         seconds = seconds_of(value) if isinstance(value, str) else None
+        if value is None or (seconds is None and self.texts and isinstance(value, str)):
+            return MISSING_REFUSED if self.refuses_missing else math.nan
         return ("wrong_type", _EXPECTED) if seconds is None else seconds
 
     def write(self, cells: Cells, out: NDArray[np.float32]) -> None:
@@ -79,10 +88,10 @@ class Times(NumberColumn):
 
 def fit_times(feature: Feature, column: TableColumn, rows: NDArray[np.intp]) -> Times:
     """What the training rows say about a column of times; raises `BadData` where its values don't fit."""
-    if isinstance(column, Coded):
-        raise BadData(f"column {feature.name} holds text, where dates or times are expected")
     missing = feature.options.missing or MeanMissing()
-    known = known_values(feature.name, column[rows], missing)
+    texts = feature.stored in ("categorical", "text")
+    values = Times(name=feature.name, mean=0, scale=1, fill=0, texts=texts).cells(column)
+    known = known_values(feature.name, values[rows], missing)
     mean, std = mean_and_std(known)
     return Times(
         name=feature.name,
@@ -91,6 +100,7 @@ def fit_times(feature: Feature, column: TableColumn, rows: NDArray[np.intp]) -> 
         fill=float(np.median(known)) if isinstance(missing, MedianMissing) and known.size else mean,
         indicator=getattr(missing, "indicator", False),
         refuses_missing=missing.kind == "error",
+        texts=texts,
     )
 
 

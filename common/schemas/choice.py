@@ -45,10 +45,11 @@ def choice(built: tuple[str, ...], planned: tuple[str, ...] = (), *, bare: bool 
             if kind in planned:
                 raise not_supported_yet(f"one of: {', '.join(built)}")
             if kind not in built:
+                lead = "" if "kind" in value else "has no `kind`; "
                 raise PydanticCustomError(
                     "unknown_choice",
-                    "must be one of: {allowed}; with options, an object with that `kind`",
-                    {"allowed": ", ".join(built)},
+                    "{lead}must be one of: {allowed}; with options, an object with that `kind`",
+                    {"lead": lead, "allowed": ", ".join(built)},
                 )
         return value
 

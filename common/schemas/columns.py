@@ -78,8 +78,8 @@ class ColumnOptions(Record):
     """Of a categorical column: "one_hot" (one input per category), "ordinal" (its place in `order`), "frequency" (how
     often training rows have it) or "embedding" (a learned vector). Null: one_hot up to 100 distinct values, embedding
     above."""
-    order: Annotated[Listed[str], Field(min_length=2, max_length=MAX_ORDER)] | None = None
-    """Of "ordinal": the categories from lowest to highest; null: by the alphabet, or by size where they are numbers."""
+    order: Annotated[Listed[bool | float | str], Field(min_length=2, max_length=MAX_ORDER)] | None = None
+    """Of "ordinal": the categories from lowest to highest, as the column has them; null: by the alphabet, or by size where they are numbers."""
     min_count: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Categories that fewer training rows have are treated as unknown ones, together. Null: 1."""
     width: Annotated[int, Field(ge=1, le=MAX_EMBEDDING)] | None = None

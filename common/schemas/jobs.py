@@ -6,7 +6,7 @@ from typing import Literal
 
 from common.lifecycle import State
 from common.schemas.models import Task
-from common.schemas.record import Record, Time
+from common.schemas.record import Listed, Record, Time
 from common.schemas.training import TrainingRequest
 
 StopReason = Literal["target_reached", "epochs_done", "patience", "time_limit", "cancelled"]
@@ -77,6 +77,8 @@ class Job(Record):
     model_id: str | None = None
     error: JobError | None = None
     labels: dict[str, str] = {}
+    warnings: Listed[str] = ()
+    """What is worth knowing of the request, as a dry run says it."""
 
 
 class JobEvent(Record):

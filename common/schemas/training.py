@@ -112,7 +112,7 @@ class ColumnSplit(Record):
     kind: Literal["column"] = "column"
     column: ColumnName
     """It is no feature."""
-    value: bool | float | str
+    value: bool | int | float | str
     """Of the validation rows."""
 
 

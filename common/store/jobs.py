@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +75,7 @@ class JobStore:
         *,
         max_queued: int,
         given: Mapping[str, object] | None = None,
+        warnings: Sequence[str] = (),
         idempotency_key: str | None = None,
         digest: str = "",
     ) -> Created:
@@ -94,6 +95,8 @@ class JobStore:
             "task": task,
             "labels": to_json(request.labels),
         }
+        if warnings:
+            fields["warnings"] = to_json(warnings)
         if request.name is not None:
             fields["name"] = request.name
         judge = request.validation.dataset_id if isinstance(request.validation, DatasetSplit) else None
@@ -735,6 +738,10 @@ def _read(fields: object, rank: object) -> Job:
                 "request": json.loads(known["request"]),
                 "task": known["task"],
                 "labels": json.loads(known["labels"]),
-                **{name: json.loads(known[name]) for name in ("progress", "metrics", "error") if known.get(name)},
+                **{
+                    name: json.loads(known[name])
+                    for name in ("progress", "metrics", "error", "warnings")
+                    if known.get(name)
+                },
             }
         )

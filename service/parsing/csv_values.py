@@ -21,6 +21,7 @@ from service.parsing.csv_structure import Block, CsvStructure
 from service.parsing.faults import POLARS_ERRORS, refuse, unreadable
 from service.parsing.kinds import TextColumn, is_beyond_exact
 
+_MARKS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
 _HEAD = 2
 """Blocks whose types are known before the first is written: without a header the first block is one row."""
 
@@ -44,8 +45,13 @@ class CsvTable:
         return self._rows
 
     def warnings(self, kinds: dict[str, ColumnKind]) -> list[str]:
-        """Columns that are almost of numbers."""
-        return [warning for column in self._columns for warning in column.warnings(kinds[column.name])]
+        """Columns that are almost of numbers or dates, and signs of another delimiter."""
+        found = [warning for column in self._columns for warning in column.warnings(kinds[column.name])]
+        if len(self._columns) == 1 and (marks := [mark for mark in _MARKS if mark in self._columns[0].name]):
+            found.append(
+                f"there is one column, whose name holds {_MARKS[marks[0]]}; is that what separates cells (delimiter)?"
+            )
+        return found
 
     def _frames(self) -> Iterator[pl.DataFrame]:
         with self._source.open("rb") as file:

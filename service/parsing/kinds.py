@@ -62,6 +62,8 @@ class TextColumn:
     _present: int = 0
     _first_infinite: int = 0
     _odd: _Tally = field(default_factory=lambda: _Tally())
+    _undated: _Tally = field(default_factory=lambda: _Tally())
+    _otherwise: _Tally = field(default_factory=lambda: _Tally())
     _zeros: _Tally = field(default_factory=lambda: _Tally())
     _rounded: _Tally = field(default_factory=lambda: _Tally())
 
@@ -69,6 +71,7 @@ class TextColumn:
         """Counts from the first row again; the kind stays."""
         self._present = self._first_infinite = 0
         self._odd, self._zeros, self._rounded = _Tally(), _Tally(), _Tally()
+        self._undated, self._otherwise = _Tally(), _Tally()
 
     @property
     def stored(self) -> pl.DataType:
@@ -100,7 +103,11 @@ class TextColumn:
     def _look(self, texts: pl.Series, values: pl.Series, row: int) -> None:
         """Counts what a warning is to tell."""
         if self.kind not in ("integer", "float"):
-            self._odd.add(texts.is_not_null() & _numbers(texts, pl.Float64(), self.decimal).is_null(), row)
+            present = texts.is_not_null()
+            other: DecimalMark = "," if self.decimal == "." else "."
+            self._odd.add(present & _numbers(texts, pl.Float64(), self.decimal).is_null(), row)
+            self._otherwise.add(present & _numbers(texts, pl.Float64(), other).is_null(), row)
+            self._undated.add(present & ~texts.str.contains(_DAY), row)
             return
         self._zeros.add(texts.str.contains(_LEADING_ZERO), row)
         if self.kind == "float" and is_beyond_exact(values):
@@ -114,11 +121,8 @@ class TextColumn:
 
     def warnings(self, kind: ColumnKind) -> list[str]:
         """What its numbers have lost, or why it is almost one of numbers; `kind` is what it was found to be."""
-        if self.kind == "text" and self._present - self._odd.count >= MOSTLY_NUMBERS * self._present:
-            return [
-                f"column {self.name}: {self._odd.count:,} of {self._present:,} values are not numbers "
-                f"(first at row {self._odd.first}); the column is treated as {kind}"
-            ]
+        if self.kind == "text":
+            return self._almost(kind)
         if self.kind not in ("integer", "float"):
             return []
         lost = ((self._zeros, "begin with a zero, which a number does not keep"), (self._rounded, ROUNDED))
@@ -127,6 +131,25 @@ class TextColumn:
             for tally, what in lost
             if tally.count
         ]
+
+    def _almost(self, kind: ColumnKind) -> list[str]:
+        """What a text could have been, but for few of its values or for the decimal mark."""
+        most = (1 - MOSTLY_NUMBERS) * self._present
+        if not self._undated.count:
+            looks = "its values look like dates or times, but not all are ones, and of one form"
+            return [f"column {self.name}: {looks}; the column is treated as {kind}"]
+        for tally, what in ((self._odd, "numbers"), (self._undated, "dates or times of ISO 8601")):
+            if tally.count <= most:
+                return [
+                    f"column {self.name}: {tally.count:,} of {self._present:,} values are not {what} "
+                    f"(first at row {tally.first}); the column is treated as {kind}"
+                ]
+        if self._otherwise.count <= most:
+            mark = "comma" if self.decimal == "." else "point"
+            return [
+                f"column {self.name}: its values are numbers if the decimal mark is a {mark} (decimal); it is {kind} now"
+            ]
+        return []
 
 
 ROUNDED: Final = "are whole numbers too large to be kept exactly here"
@@ -183,12 +206,25 @@ def _booleans(texts: pl.Series) -> pl.Series | None:
 
 
 def _times(texts: pl.Series, kind: Kind) -> pl.Series | None:
-    """Dates or times as those of ISO 8601, to the microsecond; what is finer, or a leap second, stays text, as nothing may be lost."""
+    """Dates or times as those of ISO 8601, to the microsecond, of the years 1 to 9999 in UTC.
+
+    What is finer, a leap second, or out of reach stays text, as nothing may be lost.
+    """
     fits = texts.str.contains(_DAY) & ~texts.str.contains(_FINER_THAN_MICROSECONDS)
     if not fits.all():
         return None
     if kind == "day":
-        return texts.str.to_date("%Y-%m-%d", strict=False)
+        return _within(texts.str.to_date("%Y-%m-%d", strict=False))
     moments = texts.str.replace(" ", "T", literal=True).str.replace("Z$", "+00:00")
     zone = "UTC" if kind.startswith("zoned") else None
-    return moments.str.to_datetime(_FORMS[kind], strict=False, time_zone=zone, time_unit="us")
+    return _within(moments.str.to_datetime(_FORMS[kind], strict=False, time_zone=zone, time_unit="us"))
+
+
+def _within(times: pl.Series) -> pl.Series | None:
+    years = times.dt.year()
+    low, high = years.min(), years.max()
+    return (
+        None
+        if low is None or not (isinstance(low, int) and isinstance(high, int) and 1 <= low <= high <= 9999)
+        else times
+    )

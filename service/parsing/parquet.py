@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from common.schemas.datasets import ColumnKind
 from service.ingest import ParseLimits, ParseOptions
 from service.parsing.canonical import is_full, sink
 from service.parsing.faults import (
+    MAX_CELL,
     MAX_FAULTS,
     POLARS_ERRORS,
     name_faults,
@@ -88,6 +90,8 @@ class ParquetTable:
                 return column.cast(pl.Int64)
             self._warnings.append(f"column {name}: whole numbers beyond 63 bits are kept as floats, not exactly")
             return column.cast(pl.Float64)
+        if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+            return column.dt.convert_time_zone("UTC")  # as times of all other forms are kept
         return column.cast(pl.String) if kind in (pl.Categorical, pl.Enum) else column
 
 
@@ -115,7 +119,50 @@ def _check(partial: Path) -> int:
         for place, name in floats
         if infinite[name]
     ]
+    faults += _cell_faults(scan, schema)
     if faults:
-        raise refuse(faults)
+        raise refuse(faults[:MAX_FAULTS])
     rows: int = scan.select(pl.len()).collect().item()
     return rows
+
+
+def _cell_faults(scan: pl.LazyFrame, schema: pl.Schema) -> list[Fault]:
+    """Texts that are too long, and dates and times that calendars and clients do not have."""
+    longest = f"a cell of more than {MAX_CELL:,} bytes"
+    checks = [
+        (place, name, pl.nth(place).str.len_bytes() > MAX_CELL, Fault("", "cell_too_long", longest))
+        if kind == pl.String
+        else (
+            place,
+            name,
+            ~_is_told(pl.nth(place), kind),
+            Fault("", "invalid_data", "a date beyond the years 1 to 9999"),
+        )
+        for place, (name, kind) in enumerate(schema.items())
+        if kind == pl.String or kind.is_temporal()
+    ]
+    if not checks:
+        return []
+    wrong = scan.select(bad.any().alias(str(place)) for place, _, bad, _ in checks).collect().row(0, named=True)
+    found = []
+    for place, name, bad, fault in checks:
+        if wrong[str(place)]:
+            row = scan.select(bad.fill_null(value=False).arg_max()).collect().item() + 1
+            found.append(Fault(f"row {row}, column {name}", fault.code, fault.message))
+    return found
+
+
+def _is_told(moments: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Whether RFC 3339 can say it."""
+    physical = moments.to_physical()
+    if kind == pl.Date:
+        first, behind = (date(1, 1, 1).toordinal() - _EPOCH, date(9999, 12, 31).toordinal() - _EPOCH + 1)
+    else:
+        assert isinstance(kind, pl.Datetime)
+        unit = {"ms": 10**3, "us": 10**6, "ns": 10**9}[kind.time_unit] * 86_400
+        first = max((date(1, 1, 1).toordinal() - _EPOCH) * unit, -(2**63))
+        behind = min((date(9999, 12, 31).toordinal() - _EPOCH + 1) * unit, 2**63 - 1)
+    return (physical >= first) & (physical < behind)
+
+
+_EPOCH = date(1970, 1, 1).toordinal()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import polars as pl
@@ -17,6 +18,7 @@ from common.schemas.record import Record
 from common.schemas.training import clean_name
 from common.store.files import DataFolder
 from common.store.stores import utc_now
+from service import problems
 from service.associations import Associations, associate
 from service.gunzip import Gunzip
 from service.imports import Import, import_in, media_type
@@ -128,9 +130,10 @@ async def upload(
     The body may be compressed: `Content-Encoding: gzip`. With a `uri` in a JSON body the file is fetched from there, if the
     operator allows that place. Column types are inferred from all rows and described.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in _FORMATS:
-        raise UnsupportedMedia(f"The body must be one of: {', '.join(_FORMATS)}.")
+    kind = _media_type(request)
+    read_as = partial(_options, header=header, delimiter=delimiter, decimal=decimal, null=null)
+    if kind != _JSON:
+        read_as(kind)  # what is wrong with it is told before anything is sent
     place, limit = behind.stores.files.new_upload(), behind.settings.max_upload_bytes
     received = await receive(request.stream(), place, expander(request, limit))
     wanted = await run_in_threadpool(import_in, received, behind.settings.max_request_bytes) if kind == _JSON else None
@@ -138,16 +141,13 @@ async def upload(
         name = wanted.name or name
         async with behind.fetcher.open(wanted.uri) as opened:
             kind, compressed = media_type(opened)
+            read_as(kind)
             received = await receive(opened.chunks, place, Gunzip(limit) if compressed else None)
-    options = ParseOptions.model_validate(
-        {
-            "format": _FORMATS[kind],
-            "header": header,
-            "delimiter": delimiter or ("\t" if kind == _TSV else ","),
-            "decimal": decimal,
-            "null": DEFAULT_NULLS if null is None else tuple(null),
-        }
-    )
+    try:
+        options = read_as(kind)
+    except Invalid:
+        received.path.unlink()
+        raise
     created = await publish(
         behind.stores,
         behind.settings,
@@ -161,6 +161,42 @@ async def upload(
         response.headers["Idempotent-Replayed"] = "true"
     response.headers["Location"] = f"/v1/datasets/{created.id}"
     return await run_in_threadpool(behind.stores.datasets.get, created.id)
+
+
+def _media_type(request: Request) -> str:
+    """The form of the body."""
+    kind, *parameters = (part.strip() for part in request.headers.get("content-type", "").lower().split(";"))
+    if kind not in _FORMATS:
+        raise UnsupportedMedia(f"The body must be one of: {', '.join(_FORMATS)}.")
+    for name, _, value in (parameter.partition("=") for parameter in parameters):
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
+            raise UnsupportedMedia("The charset must be utf-8: save the file as UTF-8.")
+    return kind
+
+
+def _options(
+    kind: str, *, header: bool, delimiter: str | None, decimal: DecimalMark, null: list[str] | None
+) -> ParseOptions:
+    """How a body of that form is to be read.
+
+    Raises:
+        Invalid: it is not CSV, and options for CSV were given.
+
+    """
+    given = {"header": not header, "delimiter": delimiter, "decimal": decimal != ".", "null": null is not None}
+    separator = delimiter or ("\t" if kind == _TSV else ",")
+    if _FORMATS[kind] != "csv" and any(given.values()):
+        message = "is for CSV only"
+        raise problems.invalid([Fault(name, "unsuitable_option", message) for name, value in given.items() if value])
+    return ParseOptions.model_validate(
+        {
+            "format": _FORMATS[kind],
+            "header": header,
+            "delimiter": separator,
+            "decimal": decimal,
+            "null": DEFAULT_NULLS if null is None else tuple(null),
+        }
+    )
 
 
 @router.get("", responses=errors(422))
@@ -179,7 +215,9 @@ def show(dataset_id: str, behind: Behind) -> Dataset:
 def rows(
     dataset_id: str,
     behind: Behind,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Most rows in the answer.")] = 20,
+    limit: Annotated[
+        int, Query(ge=1, le=1000, description="Most rows in the answer; fewer where their texts are long.")
+    ] = 20,
     offset: Annotated[
         int, Query(ge=0, le=2**53, description="Rows to pass over: `next_offset` of the answer before.")
     ] = 0,
@@ -192,8 +230,21 @@ def rows(
             found = scan.slice(offset, limit).with_columns(_written(cs.temporal())).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptRecord("The rows of this data set are damaged.") from error
+    found = _fitting(found)
     following = offset + found.height
     return Rows(rows=found.to_dicts(), next_offset=following if found.height and following < dataset.rows else None)
+
+
+def _fitting(rows: pl.DataFrame) -> pl.DataFrame:
+    """As many of the rows as make an answer of no more than some megabytes, one at least."""
+    texts = [pl.nth(place).str.len_bytes() for place, kind in enumerate(rows.dtypes) if kind == pl.String]
+    if not texts or not rows.height:
+        return rows
+    sizes = rows.select(pl.sum_horizontal(texts).cum_sum()).to_series()
+    return rows.head(max(1, int((sizes <= _MOST_TEXT).sum())))
+
+
+_MOST_TEXT = 16 << 20
 
 
 def _written(times: pl.Expr) -> pl.Expr:

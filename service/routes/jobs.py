@@ -204,6 +204,7 @@ def _create(body: Mapping[str, object], key: _Key, behind: Services) -> Created:
         assessment.request,
         assessment.task,
         given=body,
+        warnings=assessment.warnings,
         max_queued=behind.settings.max_queued_jobs,
         idempotency_key=key.value,
         digest=key.digest,

@@ -301,3 +301,22 @@ def test_a_value_too_far_from_those_of_training_is_named(stack: RunningStack, fr
     frame = fruit(80, 2).with_columns(weight=pl.when(pl.int_range(pl.len()) == 40).then(1e300).otherwise("weight"))
     with pytest.raises(ApiError, match=r"(?s)invalid_data.*row 41, column weight"):
         evaluated(stack, fruit_job["model_id"], upload(stack, frame))
+
+
+def test_the_log_loss_of_a_model_does_not_depend_on_the_weights_of_classes(stack: RunningStack) -> None:
+    random = np.random.default_rng(4)
+    x = random.normal(size=600).round(3)
+    frame = pl.DataFrame({"x": x, "rare": (x + random.normal(size=600) > 1.5)})
+    dataset, judge = upload(stack, frame.head(400)), upload(stack, frame.tail(200))
+    job = train(
+        stack.client,
+        {
+            "dataset_id": dataset,
+            "target": "rare",
+            "class_weights": "balanced",
+            "validation": {"kind": "dataset", "dataset_id": judge},
+            "training": {"epochs": 5, "seed": 1},
+        },
+    )
+    again = evaluated(stack, job["model_id"], judge)
+    assert again["metrics"] == pytest.approx(job["metrics"], rel=1e-5)

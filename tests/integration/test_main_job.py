@@ -175,7 +175,9 @@ def test_the_time_limit_ends_a_job_with_its_best_model(stack: RunningStack) -> N
 def test_a_time_limit_that_comes_at_the_end_of_a_segment_leaves_a_model_as_well(stack: RunningStack) -> None:
     dataset = upload_noise(stack.client)
     request = {"dataset_id": dataset, "target": "target", "training": {"batch_size": 1, "seed": 1}}
-    job = train(stack.client, {**request, "stopping": {"max_seconds": 1e-9}})  # no halt is as quick as the first segment
+    job = train(
+        stack.client, {**request, "stopping": {"max_seconds": 1e-9}}
+    )  # no halt is as quick as the first segment
     assert (job["state"], job["stop_reason"]) == ("succeeded", "time_limit")
     assert job["metrics"]["accuracy"] > 0
     assert job["model_id"] is not None

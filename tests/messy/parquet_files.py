@@ -35,6 +35,29 @@ def _series(values: list[Any], kind: Any) -> bytes:
 
 
 PARQUET_FILES: list[Case] = [
+    refused(
+        "a text of 2 MB that takes 4 KB",
+        "apache/parquet-format, Encodings.md: dictionaries",
+        parquet(pl.DataFrame({"a": ["x", "y" * (2 << 20)]})),
+        "cell_too_long",
+        "row 2, column a",
+        **P,
+    ),
+    *(
+        refused(
+            f"a date beyond the year 9999 as {name}",
+            "RFC 3339, section 5.6",
+            parquet(pl.DataFrame({"a": pl.Series([0, value]).cast(kind)})),
+            "invalid_data",
+            "row 2, column a",
+            **P,
+        )
+        for name, kind, value in (
+            ("days", pl.Date, 2**31 - 1),
+            ("milliseconds", pl.Datetime("ms"), 2**61),
+            ("microseconds", pl.Datetime("us", "UTC"), -(2**62)),
+        )
+    ),
     taken("plain", "apache/parquet-format", PLAIN, {"a": [1, 2], "b": ["x", None]}, **P),
     *(
         taken(

@@ -332,3 +332,30 @@ def test_encoders_of_earlier_versions_are_read() -> None:
     ]
     encoder = FeatureEncoder.from_document({"version": 1, "columns": columns})
     assert encoder.encode_records([[5, "b", "?"], [None, None, "a"]]).tolist() == [[2, 0, 1, 0, 1], [0, 0, 0, 1, 0]]
+
+
+# Extremes
+
+
+def test_a_number_too_large_for_a_float_is_an_unknown_category() -> None:
+    encoder = fit("numeric", [1, 2], kind="categorical")
+    assert encoded(encoder, 10**400, -(10**400)) == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("scale", ["standard", "min_max", "robust", "quantile_normal", "log"])
+@pytest.mark.parametrize("unit", [1e308, 1e-310])
+def test_the_largest_and_the_smallest_floats_become_finite(scale: str, unit: float) -> None:
+    values = [-1.5 * unit, -unit, 0.0, unit, 1.5 * unit, None]
+    encoder = fit("numeric", values, scale=scale)
+    assert np.isfinite(encoder.encode_records([[value] for value in values])).all()
+
+
+def test_a_column_without_any_value_is_missing_whatever_it_is_stored_as() -> None:
+    encoder = fit("numeric", [1.0, 3.0])
+    np.testing.assert_array_equal(encoder.encode({"x": code_values([None, None])}), [[0], [0]])
+
+
+def test_texts_taken_for_times_are_read_as_times_and_others_are_missing() -> None:
+    encoder = fit("text", ["2024-01-01", "soon", "2024-01-03"], kind="datetime")
+    assert encoded(encoder, "2024-01-02")[0][0] == encoded(encoder, "later")[0][0] == 0
+    assert refusal(encoder, 7) == "wrong_type"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -243,7 +244,7 @@ def measured(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 @given(measured())
 def test_a_regression_has_scikit_learns_metrics(case: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
     values, targets = case
-    tally = NumberTally(float(targets.mean()), QUANTILES, 1)
+    tally = NumberTally(QUANTILES, 1)
     tally.add(values, targets)
     metrics, evaluation = tally.result()
     value, kept = values[:, 1], targets != 0
@@ -275,7 +276,7 @@ def test_parts_and_order_of_rows_change_no_bit_of_a_regression(
     values, targets = case
     order = list(range(len(targets)))
     random.shuffle(order)
-    whole, parts = NumberTally(0.5, QUANTILES, 1), NumberTally(0.5, QUANTILES, 1)
+    whole, parts = NumberTally(QUANTILES, 1), NumberTally(QUANTILES, 1)
     whole.add(values, targets)
     for start, stop in pairwise([0, *sorted(min(cut, len(targets)) for cut in cuts), len(targets)]):
         parts.add(values[order[start:stop]], targets[order[start:stop]])
@@ -284,13 +285,24 @@ def test_parts_and_order_of_rows_change_no_bit_of_a_regression(
 
 @pytest.mark.parametrize(("value", "r2"), [(3.0, 1.0), (3.1, 0.0)])
 def test_r2_of_equal_targets_is_finite(value: float, r2: float) -> None:
-    tally = NumberTally(0.1)
+    tally = NumberTally()
     tally.add(np.full((7, 1), value), np.full(7, 3.0))
     assert tally.result()[0]["r2"] == r2
 
 
+@pytest.mark.parametrize(("center", "spread"), [(1e9, 100.0), (1e6, 0.1), (0.0, 1e-3), (-1e12, 1.0)])
+def test_r2_is_exact_far_from_zero(center: float, spread: float) -> None:
+    targets = center + spread * np.random.default_rng(1).normal(size=500)
+    tally = NumberTally()
+    tally.add(np.zeros((500, 1)), targets)
+    exact = [Fraction(target) for target in targets.tolist()]
+    mean = sum(exact) / len(exact)
+    expected = 1 - sum(t * t for t in exact) / sum((t - mean) ** 2 for t in exact)
+    assert tally.result()[0]["r2"] == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_what_is_too_large_to_be_told_is_left_out_and_named() -> None:
-    tally = NumberTally(0.0, (0.5,))
+    tally = NumberTally((0.5,))
     tally.add(np.array([[1e308], [-1e308], [math.inf]]), np.array([-1e308, 1e308, 1.0]))
     metrics, evaluation = tally.result()
     assert metrics == {}
@@ -299,12 +311,12 @@ def test_what_is_too_large_to_be_told_is_left_out_and_named() -> None:
 
 
 def test_one_number_has_no_interval() -> None:
-    tally = NumberTally(0.0, (0.5,))
+    tally = NumberTally((0.5,))
     tally.add(np.ones((3, 1)), np.array([1.0, 2.0, 3.0]))
     assert "coverage" not in tally.result()[0]
 
 
 def test_metrics_of_no_rows_are_refused() -> None:
-    for tally in (ClassTally(LABELS), NumberTally(0.0)):
+    for tally in (ClassTally(LABELS), NumberTally()):
         with pytest.raises(ValueError, match="at least one row"):
             tally.result()

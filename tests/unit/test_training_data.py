@@ -328,6 +328,29 @@ def test_the_rows_of_another_data_set_judge_encoded_by_what_the_first_one_holds(
     alone.data.close()
 
 
+def test_whole_numbers_beyond_those_of_floats_are_told_apart_by_splits(tmp_path: Path) -> None:
+    ids = [2**53 + row % 3 for row in range(90)]
+    frame = pl.DataFrame({"id": ids, "x": [float(row) for row in range(90)], "y": [float(row) for row in range(90)]})
+    dataset = stored(frame, tmp_path)
+    for validation in ({"kind": "column", "column": "id", "value": 2**53 + 1}, {"kind": "group", "column": "id"}):
+        plan = preparation(dataset, "regression", tmp_path, features=["x"], validation=validation)
+        prepared = plan.prepare()
+        assert len(prepared.data.validation_x) == 30
+        judged = {ids[int(value)] for value in plan.validation_numbers()}
+        assert len(judged) == 1
+        prepared.data.close()
+
+
+def test_a_target_too_far_from_the_others_is_told_with_its_row(tmp_path: Path) -> None:
+    validation = split_rows(100, TrainingRequest(dataset_id="d", target="t").validation, 5)[1]
+    far = int(validation[-1])
+    targets = [1e-3 * (row % 2) for row in range(100)]
+    targets[far] = 1e300
+    dataset = stored(pl.DataFrame({"x": [1.0, 2.0] * 50, "y": targets}), tmp_path)
+    with pytest.raises(BadData, match=f"target in row {far + 1} is too far"):
+        preparation(dataset, "regression", tmp_path).prepare()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -242,3 +242,12 @@ def test_a_category_that_the_model_never_saw_begins_as_an_unknown_one() -> None:
         [as_old({"length": 5.0, "colour": "never seen"})]
     )
     assert green.value == pytest.approx(unknown.value, abs=1e-4)
+
+
+def test_what_is_far_from_what_it_was_begins_anew() -> None:
+    old = FeatureEncoder([Scaled(name="x", kind="numeric", mean=0.0, scale=1.0)])
+    new = FeatureEncoder([Scaled(name="x", kind="numeric", mean=0.0, scale=1e50)])
+    _, after = before_and_after(old, new, MeanSquaredError())
+    (answer,) = after.predict([{"x": 1e50}])
+    assert answer.value is not None
+    assert abs(answer.value) < 1e3
