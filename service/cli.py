@@ -462,7 +462,9 @@ def checkpoints(job_id: str, as_json: AsJson = False) -> None:
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
-    file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file of rows to predict.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A .csv, .tsv, .ndjson or .parquet file of rows to predict.")
+    ] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
     ] = None,
@@ -530,10 +532,7 @@ def _read_instance(text: str) -> Any:
 def read_instances(file: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a file as instances of a model with these inputs; columns that it does not need are left out."""
     try:
-        if file.suffix.lower() == ".parquet":
-            frame = pl.read_parquet(file, glob=False)
-        else:
-            frame = pl.read_csv(file, infer_schema=False, null_values=list(DEFAULT_NULLS), glob=False)
+        frame = _read_table(file)
     except OSError as error:
         raise ApiError(f"{file}: {error.strerror or 'cannot be read'}") from error
     except pl.exceptions.PolarsError as error:
@@ -547,8 +546,23 @@ def read_instances(file: Path, inputs: list[dict[str, Any]]) -> list[dict[str, A
         raise ApiError(f"{file}: a column does not hold what the model needs") from error
 
 
+def _read_table(file: Path) -> pl.DataFrame:
+    kind = Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
+    if kind in (".csv", ".tsv"):
+        separator = "\t" if kind == ".tsv" else ","
+        return pl.read_csv(file, separator=separator, infer_schema=False, null_values=list(DEFAULT_NULLS), glob=False)
+    if kind == ".parquet":
+        return pl.read_parquet(file, glob=False)
+    if kind in (".ndjson", ".jsonl"):
+        return pl.read_ndjson(file, infer_schema_length=None)
+    raise ApiError(f"{file}: the name must end in .csv, .tsv, .ndjson or .parquet")
+
+
 def _typed(frame: pl.DataFrame, column: dict[str, Any]) -> pl.Expr:
-    cells, is_text = pl.col(column["name"]), frame.schema[column["name"]] == pl.String
+    cells, stored = pl.nth(frame.get_column_index(column["name"])), frame.schema[column["name"]]
+    is_text = stored == pl.String
+    if stored.is_temporal():
+        return cells.dt.to_string("iso:strict")
     if is_text:
         cells = cells.str.strip_chars()
     if column["kind"] == "numeric":

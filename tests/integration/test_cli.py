@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import date, timedelta
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 from sklearn.datasets import load_iris
@@ -46,6 +48,12 @@ def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: Ru
     lines = predicted.stdout.split()
     assert len(lines) == 150
     assert sum(line == "setosa" for line in lines[:50]) >= 45
+    rows = pl.read_csv(iris)
+    rows.write_ndjson(iris.with_suffix(".ndjson"))
+    rows.write_csv(iris.with_suffix(".tsv"), separator="\t")
+    for suffix in (".ndjson", ".tsv"):
+        assert chainrule(stack.url, "predict", "iris", str(iris.with_suffix(suffix))).stdout.split() == lines
+    assert "must end in" in chainrule(stack.url, "predict", "iris", "iris.xlsx").stderr
     for verb, column in (("jobs", "succeeded"), ("models", "classification"), ("datasets", "csv")):
         listed = chainrule(stack.url, verb)
         assert listed.returncode == 0
@@ -127,6 +135,22 @@ def test_a_job_is_watched_through_a_restart_of_the_api(stack: RunningStack) -> N
         said, _ = watch.communicate(timeout=60)
     assert watch.returncode == 1
     assert "cancelled" in said
+
+
+def test_a_european_file_becomes_a_model_that_predicts_dates_in_parquet(stack: RunningStack, tmp_path: Path) -> None:
+    days = [date(2024, 1, 1) + timedelta(days=n) for n in range(200)]
+    file = tmp_path / "sales.csv"
+    file.write_text("day;price\n" + "".join(f"{day};{n % 7},5\n" for n, day in enumerate(days)))
+    options = ("--delimiter", ";", "--decimal", ",")
+    trained = chainrule(stack.url, "train", str(file), "--target", "price", "--epochs", "2", *options)
+    assert trained.returncode == 0, trained.stderr
+    dataset = stack.client.call("GET", "/v1/datasets", params={"limit": 1})["data"][0]
+    assert [column["kind"] for column in dataset["columns"]] == ["datetime", "numeric"]
+    again = chainrule(stack.url, "train", dataset["id"], "--target", "price", "--epochs", "1", "--name", "again")
+    assert again.returncode == 0, again.stderr
+    pl.DataFrame({"day": days}).write_parquet(tmp_path / "days.parquet")
+    predicted = chainrule(stack.url, "predict", "again", str(tmp_path / "days.parquet"))
+    assert len(predicted.stdout.split()) == 200, predicted.stderr
 
 
 def test_a_compressed_file_is_uploaded_as_what_it_is(stack: RunningStack, tmp_path: Path) -> None:
