@@ -312,7 +312,7 @@ def _check_judge(
 def _is_of(value: object, column: Column) -> bool:
     if isinstance(value, bool):
         return column.kind == "boolean"
-    return column.kind == "numeric" if isinstance(value, float) else column.kind in ("categorical", "text")
+    return column.kind == "numeric" if isinstance(value, int | float) else column.kind in ("categorical", "text")
 
 
 def _fault_of_weights(column: Column | None, target: str) -> Fault | None:

@@ -363,6 +363,7 @@ def test_a_minimal_request_becomes_a_queued_job_shown_in_full(api: TestClient, s
         "model_id": None,
         "error": None,
         "labels": {},
+        "warnings": [],
     }
 
 
