@@ -141,8 +141,13 @@ def _read(body: Mapping[str, object], found: Assessment) -> TrainingRequest | No
         details = error.errors(include_url=False, include_input=False, include_context=False)
     found.faults += faults_of_body(details, body)
     bad = {detail["loc"][0] for detail in details}
+    rest = {name: value for name, value in body.items() if name not in bad}
+    places = [detail["loc"] for detail in details if detail["loc"][0] == "columns"]
+    if isinstance(columns := body.get("columns"), dict) and ("columns",) not in places:
+        odd = {place[1] for place in places}  # what is wrong with one says nothing of the others
+        rest["columns"] = {name: options for name, options in columns.items() if name not in odd}
     try:
-        return TrainingRequest.model_validate({name: value for name, value in body.items() if name not in bad})
+        return TrainingRequest.model_validate(rest)
     except ValidationError:
         return None
 

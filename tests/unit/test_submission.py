@@ -554,3 +554,12 @@ def test_a_data_set_whose_rows_judge_must_have_the_columns_of_the_first() -> Non
     assert faults_with(other.id) == [(pointer, "unsuitable_dataset")] * 2
     request["features"] = ["length"]  # type: ignore[assignment]
     assert faults_with(other.id) == []
+
+
+def test_what_is_wrong_with_one_column_hides_nothing_of_the_others() -> None:
+    columns = {"length": {"scale": "odd"}, "colour": {"scale": "log"}, "nowhere": {}}
+    assert told(judge(FLOWER_DATA, columns=columns)) == [
+        ("/columns/length/scale", "unknown_choice"),
+        ("/columns/nowhere", "unknown_column"),
+        ("/columns/colour/scale", "unsuitable_column"),
+    ]
