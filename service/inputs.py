@@ -13,7 +13,7 @@ from common.network.embedding import Embedding
 from common.schemas.columns import ColumnOptions, ConstantMissing, ErrorMissing, FeatureKind
 from common.schemas.datasets import Column, Dataset
 from common.schemas.training import ColumnSplit, GroupSplit, TrainingRequest, Validation
-from service.cautions import named
+from service.describing.cautions import named
 
 MAX_ONE_HOT = 100
 """Distinct values up to which a categorical column becomes one input per category."""

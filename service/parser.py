@@ -20,7 +20,7 @@ from typing import Final, Literal
 from common import processes
 from common.errors import Invalid, StorageFull, TooLarge, Unreadable
 from common.schemas.datasets import DataFormat
-from service.description import describe
+from service.describing.description import describe
 from service.ingest import Parsed, ParseLimits, ParseOptions, ParseTask, Refusal, Refused
 from service.parsing.canonical import Table, whole_file
 from service.parsing.csv_values import CsvTable

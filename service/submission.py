@@ -20,7 +20,7 @@ from common.schemas.network import NetworkShape
 from common.schemas.optimizers import Regularization
 from common.schemas.training import TrainingRequest, slug
 from common.settings import Settings
-from service.cautions import training_cautions
+from service.describing.cautions import training_cautions
 from service.inputs import Inputs, inputs_of, values_of
 from service.problems import faults_of_body
 

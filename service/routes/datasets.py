@@ -19,7 +19,7 @@ from common.schemas.training import clean_name
 from common.store.files import DataFolder
 from common.store.stores import utc_now
 from service import problems
-from service.associations import Associations, associate
+from service.describing.associations import Associations, associate
 from service.gunzip import Gunzip
 from service.imports import Import, import_in, media_type
 from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from common.schemas.datasets import Dataset
-from service import associations, stored_columns
-from service.associations import Association, Associations, associate
-from service.description import describe
-from service.measures import CorrelationRatio, CramersV, Pearson
+from service.describing import associations, stored_columns
+from service.describing.associations import Association, Associations, associate
+from service.describing.description import describe
+from service.describing.measures import CorrelationRatio, CramersV, Pearson
 
 SOME = settings(max_examples=100, deadline=None)
 CUTS = st.lists(st.integers(0, 200), max_size=4).map(sorted)

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.schemas.datasets import Column, Histogram
-from service import fingerprints
-from service.description import Description, describe, describe_column
-from service.distribution import PERCENTS
+from service.describing import fingerprints
+from service.describing.description import Description, describe, describe_column
+from service.describing.distribution import PERCENTS
 
 SOME = settings(max_examples=100, deadline=None)
 WHOLE = st.integers(-(2**63), 2**63 - 1) | st.integers(-30, 30)
@@ -253,7 +253,7 @@ def test_a_description_comes_back_from_its_json() -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_columns(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from service.description import describe; describe(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from service.describing.description import describe; describe(Path(sys.argv[1]));"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
     )
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service import portrait
-from service.description import describe_column
+from service.describing.description import describe_column
 
 
 def printed(table: Table) -> str:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from common.schemas.datasets import Column, ColumnKind, Dataset
 from common.schemas.record import Listed, Record
-from service.cautions import id_caution, imbalance_caution, looks_like_id, named
-from service.description import MAX_CATEGORIES
-from service.measures import Codes, CorrelationRatio, CramersV, Numbers, Pearson
-from service.stored_columns import CELLS, StoredColumns
+from service.describing.cautions import id_caution, imbalance_caution, looks_like_id, named
+from service.describing.description import MAX_CATEGORIES
+from service.describing.measures import Codes, CorrelationRatio, CramersV, Numbers, Pearson
+from service.describing.stored_columns import CELLS, StoredColumns
 from service.submission import MAX_CLASSES_OF_INTEGERS
 
 LEAKS: Final = 0.98

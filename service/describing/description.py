@@ -15,11 +15,11 @@ import polars as pl
 
 from common.features.moments import mean_and_std
 from common.schemas.datasets import Column, ColumnKind, Frequent, Histogram
-from service import distribution
-from service.cautions import column_cautions, repetition_caution, twin_cautions
-from service.distribution import Sorted
-from service.fingerprints import Fingerprints
-from service.stored_columns import StoredColumns
+from service.describing import distribution
+from service.describing.cautions import column_cautions, repetition_caution, twin_cautions
+from service.describing.distribution import Sorted
+from service.describing.fingerprints import Fingerprints
+from service.describing.stored_columns import StoredColumns
 
 MAX_CATEGORIES: Final = 1000
 ALWAYS_CATEGORIES: Final = 20
