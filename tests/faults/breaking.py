@@ -97,7 +97,12 @@ def parts(stack: RunningStack, module: str) -> list[psutil.Process]:
 
 def living_actors(stack: RunningStack, kind: str) -> list[psutil.Process]:
     """Those of a stack, with a job or without; `kind`: how their class is called, its beginning at least."""
-    return [each for each in descendants(stack) if each.name().startswith(f"ray::{kind}") and is_there(each)]
+    found = []
+    for each in descendants(stack):
+        with suppress(psutil.NoSuchProcess):  # one that ended since it was listed
+            if each.name().startswith(f"ray::{kind}") and is_there(each):
+                found.append(each)
+    return found
 
 
 def named(stack: RunningStack, name: str) -> psutil.Process:
