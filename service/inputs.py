@@ -9,6 +9,7 @@ from common.errors import Fault, pointer_part
 from common.features import times
 from common.features.categories import MAX_CATEGORIES, name_of_value
 from common.features.feature import TAKEN_FOR, Feature
+from common.features.moments import EXACT
 from common.network.embedding import Embedding
 from common.schemas.columns import ColumnOptions, ConstantMissing, ErrorMissing, FeatureKind
 from common.schemas.datasets import Column, Dataset
@@ -17,8 +18,6 @@ from service.describing.cautions import named
 
 MAX_ONE_HOT = 100
 """Distinct values up to which a categorical column becomes one input per category."""
-EXACT = 2.0**53
-"""Floats below keep every whole number."""
 _OF_CATEGORIES = ("encoding", "order", "min_count", "width")
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Number = float | NDArray[np.float64]
+EXACT = 2.0**53
+"""Floats below keep every whole number."""
 _SMALLEST_SCALE = 1e-300
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from common.errors import BadData
+from common.features.moments import EXACT
 from common.schemas.models import Label
 
 MISSING = -1
@@ -98,7 +99,7 @@ class StoredTable(Table):
         series = self._frame([name], start, stop).to_series().alias(_PLAIN)
         if series.dtype.is_float():
             present = series.drop_nulls()
-            if not ((present == present.floor()) & (present.abs() < 2.0**53)).all():
+            if not ((present == present.floor()) & (present.abs() < EXACT)).all():
                 raise BadData(f"column {name} holds numbers that are not whole; they can't be classes")
             series = series.cast(pl.Int64)
         if not (series.dtype.is_integer() or series.dtype in (pl.Boolean, pl.String)):

@@ -72,14 +72,3 @@ def word(built: tuple[str, ...], planned: tuple[str, ...]) -> Callable[[object],
 def not_supported_yet(expected: str) -> PydanticCustomError:
     """The error for what the contract names and this version does not do; `expected` says what works today."""
     return PydanticCustomError("not_supported_yet", "not supported yet; today: {expected}", {"expected": expected})
-
-
-def only_default(default: object) -> Callable[[object], object]:
-    """A validator for a field whose only value today is its default."""
-
-    def check(value: object) -> object:
-        if value != default or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise not_supported_yet("null" if default is None else str(default).lower())
-        return value
-
-    return check

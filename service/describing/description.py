@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from common.features.moments import mean_and_std
+from common.features.moments import EXACT, mean_and_std
 from common.schemas.datasets import Column, ColumnKind, Frequent, Histogram
 from service.describing import distribution
 from service.describing.cautions import column_cautions, repetition_caution, twin_cautions
@@ -115,7 +115,7 @@ def _starts(ordered: Sorted) -> Sorted:
 
 def _are_whole(values: Sorted) -> bool:
     """Whether floats are whole numbers in disguise: a table with a gap among its integers often has them so."""
-    if max(-values[0], values[-1]) >= 2.0**53:
+    if max(-values[0], values[-1]) >= EXACT:
         return False
     return all(bool((part == np.floor(part)).all()) for part in np.array_split(values, 1 + len(values) // 100_000))
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import polars as pl
 
 from common.errors import Fault
+from common.features.moments import EXACT
 from common.schemas.datasets import ColumnKind
 from service.ingest import DecimalMark
 from service.parsing.faults import not_finite
@@ -20,8 +21,6 @@ Kind = Literal["integer", "float", "boolean", "day", "moment", "minute", "zoned"
 _DAY = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:[0-5]\d(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 _LEADING_ZERO = r"^[+-]?0\d"
 _WHOLE = r"^[+-]?\d+$"
-EXACT: Final = 2.0**53
-"""Floats below keep every whole number."""
 _FINER_THAN_MICROSECONDS = r"\.\d{7}"
 _FORMS: Final[dict[Kind, str]] = {
     "moment": "%Y-%m-%dT%H:%M:%S%.f",
