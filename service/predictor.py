@@ -1,31 +1,66 @@
-"""Loads a model once, and keeps it while it is used."""
+"""Finds what a reference stands for, loads a model once, and keeps it while it is used."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from common.errors import Conflict, CorruptRecord
+from common.identifiers import is_id
 from common.learned import LearnedNetwork
 from common.network.saved import weights_to_bytes
 from common.schemas.checkpoints import Checkpoint
+from common.schemas.jobs import Job
 from common.store.checkpoints import CheckpointStore
+from common.store.jobs import JobStore
 from common.store.models import ModelStore
 
 _MOST_KEPT = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a reference stands for."""
+
+    id: str
+    """Of the model; of the job while that has no model yet."""
+    network: LearnedNetwork
+    job: Job | None = None
+    """The job, while it has no model yet."""
+
+
 class Predictor:
     """The network of every model; the most recently used ones are in memory. May be called from any thread."""
 
-    def __init__(self, models: ModelStore, checkpoints: CheckpointStore) -> None:
+    def __init__(self, models: ModelStore, jobs: JobStore, checkpoints: CheckpointStore) -> None:
         self._models = models
+        self._jobs = jobs
         self._checkpoints = checkpoints
         self._kept: OrderedDict[str, LearnedNetwork] = OrderedDict()
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
+
+    def find(self, ref: str) -> Found:
+        """The network that a reference to a model, or the id of a job, stands for.
+
+        Raises:
+            NotFound: there is no such model or job.
+            Conflict: the job has learned nothing, or nothing yet (`model_not_ready`).
+            CorruptRecord: the model is damaged.
+
+        """
+        if not is_id(ref, "job"):
+            model_id = self._models.resolve(ref)
+            return Found(model_id, self.network(model_id))
+        job = self._jobs.get(ref)
+        if job.model_id is not None:
+            return Found(job.model_id, self.network(job.model_id))
+        if job.state == "cancelled":
+            raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
+        return Found(job.id, self.running_network(job.id), job)
 
     def network(self, model_id: str) -> LearnedNetwork:
         """The network of a model.

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from common.errors import Conflict, Fault, Invalid, TooLarge
 from common.identifiers import is_id
 from common.schemas.evaluation import DatasetEvaluation, EvaluationRequest
-from common.schemas.jobs import Job
 from common.schemas.models import Model
 from common.schemas.predictions import Prediction, PredictionRequest
 from service.comparison import Comparison
@@ -76,27 +75,8 @@ def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
     """
     if len(body.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
-    model_id, job = _find(ref, behind)
-    network = behind.predictor.network(model_id) if job is None else behind.predictor.running_network(job.id)
-    return Predictions(model_id=model_id, predictions=network.predict(body.instances))
-
-
-def _find(ref: str, behind: Services) -> tuple[str, Job | None]:
-    """The id that a reference stands for, and the job itself where it has no model yet.
-
-    Raises:
-        NotFound: there is no such model or job.
-        Conflict: the job has learned nothing.
-
-    """
-    if not is_id(ref, "job"):
-        return behind.stores.models.resolve(ref), None
-    job = behind.stores.jobs.get(ref)
-    if job.model_id is not None:
-        return job.model_id, None
-    if job.state == "cancelled":
-        raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
-    return job.id, job
+    found = behind.predictor.find(ref)
+    return Predictions(model_id=found.id, predictions=found.network.predict(body.instances))
 
 
 @router.post("/{ref}/evaluate", responses=errors(400, 404, 409, 413, 415, 422))
@@ -111,19 +91,18 @@ async def evaluate(ref: str, body: EvaluationRequest, behind: Behind) -> Dataset
 
 
 def _evaluate(ref: str, dataset_id: str, behind: Services) -> DatasetEvaluation:
-    model_id, job = _find(ref, behind)
-    if job is None:
-        model, network = behind.stores.models.get(model_id), behind.predictor.network(model_id)
+    found = behind.predictor.find(ref)
+    if found.job is None:
+        model = behind.stores.models.get(found.id)
         target, weights = model.output.name, model.lineage.request.get("weight_column")
     else:
-        network = behind.predictor.running_network(job.id)
-        target, weights = job.request.target, job.request.weight_column
+        target, weights = found.job.request.target, found.job.request.weight_column
     dataset = behind.stores.datasets.get(dataset_id)
-    comparison = Comparison(network, target, weights if isinstance(weights, str) else None, dataset)
+    comparison = Comparison(found.network, target, weights if isinstance(weights, str) else None, dataset)
     with behind.stores.files.rows(dataset_id) as path:
         metrics, evaluation = comparison.run(path)
     return DatasetEvaluation(
-        model_id=model_id,
+        model_id=found.id,
         dataset_id=dataset_id,
         left_out=dataset.rows - evaluation.rows,
         metrics=metrics,

@@ -51,7 +51,7 @@ class Services:
             CannotStart: the settings name no sources of data sets where they should.
 
         """
-        predictor = Predictor(stores.models, stores.checkpoints)
+        predictor = Predictor(stores.models, stores.jobs, stores.checkpoints)
         changes = Changes(stores.client, MOST_WATCHERS)
         return cls(settings, stores, predictor, KeyRing(stores.access), changes, Fetcher(settings))
 
