@@ -22,6 +22,8 @@ from common.schemas.network import NetworkShape
 from common.schemas.predictions import Prediction
 from common.schemas.record import Record
 
+_BYTES_PER_INPUT = 1024
+
 
 class LearnedDocument(Record):
     """All of a learned network but its weights, as JSON can say it."""
@@ -48,6 +50,8 @@ class LearnedNetwork:
     predictor: Predictor
     quantiles: tuple[float, ...] = ()
     """What its outputs are quantiles for, where they are."""
+    nbytes: int = 0
+    """Memory that it takes, in bytes: that of the weights, and what the columns take by a rough measure."""
 
     @classmethod
     def load(cls, document: Mapping[str, object], weights: bytes) -> LearnedNetwork:
@@ -65,7 +69,7 @@ class LearnedNetwork:
             vector = weights_from_bytes(weights, parameter_count(read.network, inputs, outputs, embeddings))
             predictor = Predictor(read.network, inputs, outputs, read.loss, vector, embeddings)
             quantiles = read.loss.quantiles if isinstance(read.loss, Quantile) else ()
-            return cls(encoder, target, predictor, quantiles)
+            return cls(encoder, target, predictor, quantiles, vector.nbytes + _BYTES_PER_INPUT * inputs)
         except (ValidationError, ValueError) as error:
             raise CorruptRecord("The stored model is damaged.", code="model_corrupt") from error
 

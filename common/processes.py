@@ -31,14 +31,16 @@ def start(
     folder: Path | None = None,
     pass_fds: Sequence[int] = (),
     piped: bool = False,
+    shared_output: bool = False,
     niceness: int = 0,
 ) -> subprocess.Popen[str]:
     """Starts a child in a process group of its own, which gets SIGTERM when the calling process dies (on Linux).
 
-    Its error output goes to `log`, its output too unless `piped`, when input and output are text pipes.
+    Its error output goes to `log`, its output too unless `piped`, when input and output are text pipes; with
+    `shared_output` they are those of the caller.
     Call it from the main thread: the kernel counts the end of the calling thread as the parent's death.
     """
-    sink: IO[bytes] | int = log.open("ab") if log else subprocess.DEVNULL
+    sink: IO[bytes] | int | None = log.open("ab") if log else None if shared_output else subprocess.DEVNULL
     try:
         return subprocess.Popen(
             command,
@@ -54,7 +56,7 @@ def start(
             preexec_fn=_tie_to(os.getpid(), niceness),
         )
     finally:
-        if not isinstance(sink, int):
+        if sink is not None and not isinstance(sink, int):
             sink.close()
 
 

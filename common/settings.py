@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """The address the API binds to. Beyond loopback it needs an API key first: `chainrule keys create`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port of the API; 0 takes a free one."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """API processes that answer on that port."""
     state_dir: Path = Path("~/.chainrule")
     """Where the embedded stack keeps its database, data sets and logs."""
     data_url: str | None = None
@@ -63,6 +65,8 @@ class Settings(BaseSettings):
     """Largest body of a prediction, in bytes."""
     max_predict_rows: Annotated[int, Field(ge=1)] = 100_000
     """Most rows in one prediction."""
+    model_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Models that an API process keeps in memory to predict with, in bytes; the least recently used go first."""
     max_columns: Annotated[int, Field(ge=1)] = 10_000
     """Most columns of a data set."""
     max_cells: Annotated[int, Field(ge=1)] = 2_000_000_000

@@ -19,7 +19,6 @@ from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
 from service.connections import MOST_AT_ONCE, MOST_CONNECTIONS, Connection, Room
-from service.middleware import MAX_HEADER_BYTES
 from service.redis_server import check_redis
 
 _RETRIES = 3
@@ -63,6 +62,7 @@ def main() -> None:
         sys.exit(error.message)
     config = uvicorn.Config(
         app,
+        loop="uvloop",
         http=partial(Connection, Room(MOST_CONNECTIONS)),  # type: ignore[arg-type]  # whatever makes a protocol will do
         backlog=MOST_AT_ONCE,
         log_config=None,
@@ -70,7 +70,6 @@ def main() -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=3 * MAX_HEADER_BYTES,  # up to here, too much is answered as a problem
     )
     server = _Server(config)
     server.ready_fd = arguments.ready_fd

@@ -9,11 +9,14 @@ from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
+from common.schemas.predictions import PredictionRequest
 from common.settings import Settings
 from common.store.stores import Stores
 from service import problems
-from service.middleware import LoopbackHost, RequestId, SizeLimit
-from service.routes import datasets, health, jobs, models
+from service.middleware import HostCheck, RequestId, SizeLimit
+from service.openapi import describe_too
+from service.problems import Problem
+from service.routes import datasets, health, jobs, models, predictions
 from service.routes.shared import Services, check_key, check_query
 
 _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
@@ -37,7 +40,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     )
     app.state.services = Services.over(settings, stores)
     problems.install(app)
-    for router in (datasets.router, jobs.router, models.router):
+    describe_too(app, Problem, PredictionRequest)
+    for router in (datasets.router, jobs.router, models.router, predictions.router):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
     app.include_router(health.router)
 
@@ -50,8 +54,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
             return settings.max_upload_bytes
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 
-    if settings.is_loopback:
-        app.add_middleware(LoopbackHost)
+    app.add_middleware(HostCheck, loopback=settings.is_loopback)
     app.add_middleware(SizeLimit, limit=limit)
     app.add_middleware(RequestId)
     return app

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from common import processes
 from common.errors import ChainruleError
 from common.identifiers import is_id
 from common.lifecycle import HELD
+from common.processes import ONE_BLAS_THREAD
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import open_files
@@ -28,6 +28,7 @@ from common.store.stores import open_stores
 from service import portrait
 from service.client import ApiClient, ApiError, name_of
 from service.ingest import DEFAULT_NULLS
+from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ Null = Annotated[
     list[str] | None, typer.Option(help="CSV: what stands for a missing value; may be given several times.")
 ]
 Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether the first line names the columns.")]
+ApiProcesses = Annotated[int | None, typer.Option(help="API processes, which share the port.", min=1, max=256)]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
 _BATCH = 1000
 
@@ -104,17 +106,23 @@ def _server() -> Iterator[ApiClient]:
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.", min=0, max=65535)] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where database, data sets and logs are kept.")] = None,
+    processes: ApiProcesses = None,
 ) -> None:
     """Start the whole stack here: Redis, Ray, a supervisor, the API. Ctrl-C ends it; the next start carries on."""
     with _explained():
-        settings = read_settings(port=port, state_dir=state_dir)
+        settings = read_settings(port=port, state_dir=state_dir, processes=processes)
         Stack(settings, lambda text: out.print(text, markup=False)).run()
 
 
 @app.command()
-def serve() -> None:
-    """Run one API process, for a cluster; settings come from CHAINRULE_* variables."""
-    environment = {**processes.ONE_BLAS_THREAD, **os.environ}
+def serve(processes: ApiProcesses = None) -> None:
+    """Run the API alone, for a cluster; settings come from CHAINRULE_* variables."""
+    with _explained():
+        count = read_settings(processes=processes).processes
+        if count > 1:
+            serve_by_several(count, lambda text: out.print(text, markup=False))
+            return
+    environment = {**ONE_BLAS_THREAD, **os.environ}
     os.execve(sys.executable, [sys.executable, "-P", "-m", "service"], environment)  # noqa: S606
 
 
@@ -181,12 +189,14 @@ def train(
 ) -> None:
     """Upload a file, train a network on it, watch it, and name its model."""
     with _server() as client:
-        body = _read_request(request)
+        body, reading = _read_request(request), _reading(delimiter, decimal, null, header=header)
         if is_id(file, "ds"):
+            if reading:
+                raise ApiError("Options for CSV have no effect on a data set: it has been read already.")
             body |= {"dataset_id": file, "target": target, **({"name": name} if name else {})}
         else:
             name = name or name_of(file)
-            dataset = client.add(file, name, _reading(delimiter, decimal, null, header=header))
+            dataset = client.add(file, name, reading)
             if not as_json:
                 _tell_dataset(dataset)
             body |= {"dataset_id": dataset["id"], "target": target, "name": name}

@@ -6,7 +6,9 @@ import asyncio
 import resource
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.middleware import MAX_HEADER_BYTES
 
 MOST_CONNECTIONS = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3
 """As many file descriptors again are for the files of uploads, and the last third for the store and who is just coming."""
@@ -17,6 +19,10 @@ MOST_WATCHERS = MOST_CONNECTIONS // 2
 MOST_AT_ONCE = min(2048, MOST_WATCHERS)
 """So many come in before it is looked at who has to go."""
 
+_MOST_HEAD_BYTES = 3 * MAX_HEADER_BYTES
+"""Of a head, or of anything else between two pieces of a body; below, too much is answered as a problem."""
+_MOST_PIPELINED = 16
+"""Requests that are sent before the one before them is answered."""
 _HEAD_SECONDS = 30.0
 """Within which the head of a request comes whole."""
 
@@ -53,13 +59,15 @@ class Room:
             self._awaited.setdefault(connection)
 
 
-class Connection(H11Protocol):
+class Connection(HttpToolsProtocol):
     """A connection that is closed when its caller dawdles over the head of a request, or over anything when others wait."""
 
     def __init__(self, room: Room, **given: Any) -> None:
         super().__init__(**given)
         self._room = room
         self._deadline: asyncio.TimerHandle | None = None
+        self._unused_bytes = 0
+        self._is_in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """It has come."""
@@ -69,8 +77,36 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Its caller has sent something."""
+        self._unused_bytes += len(data)
         super().data_received(data)
-        self._note()
+        if self._unused_bytes > _MOST_HEAD_BYTES:
+            self.abort()
+        else:
+            self._note()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            raise ConnectionAbortedError
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; those that come after a body, when the request is at work already, are not looked at."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head has come whole."""
+        if not self.url.startswith(b"/"):  # it is meant for a proxy, which this is not
+            raise ConnectionAbortedError
+        self._is_in_head, self._unused_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._unused_bytes = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         """Its caller has an answer."""

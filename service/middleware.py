@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import StoreUnavailable, Unauthorized
@@ -19,11 +18,16 @@ from service.problems import problem
 
 MAX_HEADER_BYTES = 32 * 1024
 _MAX_DIGITS = 20
+_FRESH_SECONDS = 5.0
 _PAUSE_SECONDS = 5.0
 """For so long a store that was away is not asked for keys again: whoever needs no store must not wait for it."""
 
 Limit = Callable[[str], int]
 """From a path to the most bytes that a request to it may have."""
+
+
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_OURS = {b"x-request-id", b"x-content-type-options"}
 
 
 class RequestId:
@@ -41,30 +45,41 @@ class RequestId:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                others = [pair for pair in message.get("headers", ()) if pair[0] not in _OURS]
+                message["headers"] = [*others, (b"x-request-id", request_id.encode()), _NO_SNIFFING]
             await send(message)
 
         await self._app(scope, receive, named)
 
 
-class LoopbackHost:
-    """Refuses a `Host` that is not this machine's own: a web page that rebinds its name to this address sends its name."""
+class HostCheck:
+    """Refuses a request that does not name its host once.
+
+    With `loopback` it must be this machine's own: a web page that rebinds its name to this address sends its name.
+    """
 
     _OWN = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+    _ANY = re.compile(rb"[A-Za-z0-9._~-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
         self._app = app
+        self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        hosts = [value for name, value in scope.get("headers", ()) if name == b"host"]
-        if scope["type"] == "http" and not (len(hosts) == 1 and self._OWN.fullmatch(hosts[0])):
-            detail = "The Host header must be localhost or a loopback address, once."
+        if scope["type"] == "http" and not self._is_right(scope):
+            expected = "localhost or a loopback address" if self._loopback else "a host"
+            detail = f"The Host header must be {expected}, once."
             await problem(Request(scope), 400, "host_not_allowed", detail)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _is_right(self, scope: Scope) -> bool:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if not hosts:
+            return not self._loopback and bool(scope["http_version"] == "1.0")
+        pattern = self._OWN if self._loopback else self._ANY
+        return len(hosts) == 1 and pattern.fullmatch(hosts[0]) is not None
 
 
 class _TooLong(Exception):
@@ -89,10 +104,8 @@ class SizeLimit:
             return
         limit, received, answered = self._limit(scope["path"]), 0, False
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        detail = f"The body is larger than the {limit} bytes allowed here."
-        refuse = problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})
         if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
-            await refuse(scope, receive, send)
+            await _refuse(limit, scope, receive, send)
             return
 
         async def counted() -> Message:
@@ -113,7 +126,12 @@ class SizeLimit:
         except _TooLong:
             if answered:
                 raise
-            await refuse(scope, receive, send)
+            await _refuse(limit, scope, receive, send)
+
+
+async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"The body is larger than the {limit} bytes allowed here."
+    await problem(Request(scope), 413, "too_large", detail, headers={"Connection": "close"})(scope, receive, send)
 
 
 class KeyRing:
@@ -130,6 +148,13 @@ class KeyRing:
         self._looked = 0.0
         self._pause = 0.0
 
+    def recalls(self, authorization: str | None) -> bool:
+        """Whether a request passes by what is known already, without asking the store; if not, `check` decides."""
+        digests = self._digests
+        if digests is None or self._clock() - self._looked >= max(_FRESH_SECONDS, self._pause):
+            return False
+        return not digests or _holds(digests, _bearer(authorization))
+
     def check(self, authorization: str | None) -> None:
         """Lets a request pass that carries a known key, or any if no keys were made.
 
@@ -138,11 +163,8 @@ class KeyRing:
             StoreUnavailable: the store has not answered yet.
 
         """
-        digests = self._known(max_age=5.0)
-        if not digests:
-            return
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() == "bearer" and (_holds(digests, key) or _holds(self._known(max_age=0.5), key)):
+        digests, key = self._known(max_age=_FRESH_SECONDS), _bearer(authorization)
+        if not digests or _holds(digests, key) or (key and _holds(self._known(max_age=0.5), key)):
             return
         raise Unauthorized("This needs a valid API key: send `Authorization: Bearer <key>`.")
 
@@ -158,6 +180,12 @@ class KeyRing:
                     self._pause = _PAUSE_SECONDS
                 self._looked = self._clock()
             return self._digests
+
+
+def _bearer(authorization: str | None) -> str:
+    """The key that a header bears; none is empty."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return key if scheme.lower() == "bearer" else ""
 
 
 def _holds(digests: Sequence[str] | frozenset[str], key: str) -> bool:

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from common.errors import Conflict, CorruptRecord
+from common.errors import Conflict, CorruptRecord, NotFound, StoreUnavailable
 from common.identifiers import is_id
 from common.learned import LearnedNetwork
 from common.network.saved import weights_to_bytes
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.jobs import Job
-from common.store.checkpoints import CheckpointStore
-from common.store.jobs import JobStore
-from common.store.models import ModelStore
+from common.store.stores import Stores
 
-_MOST_KEPT = 50
+_MOST_REFERENCES = 10_000
+_LOADING_AT_ONCE = 2
+"""More would only take memory, and processor time from those who predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +33,82 @@ class Found:
 
 
 class Predictor:
-    """The network of every model; the most recently used ones are in memory. May be called from any thread."""
+    """The network of every model; the most recently used ones are in memory. May be called from any thread.
 
-    def __init__(self, models: ModelStore, jobs: JobStore, checkpoints: CheckpointStore) -> None:
-        self._models = models
-        self._jobs = jobs
-        self._checkpoints = checkpoints
+    Args:
+        stores: where models, jobs and checkpoints are.
+        quick: the same, for one short question: asked in place of `stores` while Redis was away when last asked.
+        most_bytes: of networks that are kept; the last one is always.
+
+    """
+
+    def __init__(self, stores: Stores, quick: Stores, most_bytes: int) -> None:
+        self._stores = stores
+        self._quick = quick
+        self._most_bytes = most_bytes
         self._kept: OrderedDict[str, LearnedNetwork] = OrderedDict()
+        self._bytes = 0
+        self._known: OrderedDict[str, str] = OrderedDict()
+        """What references stood for when they were last looked up."""
+        self._is_away = False
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
+        self._room_to_load = threading.BoundedSemaphore(_LOADING_AT_ONCE)
+
+    def recall(self, ref: str) -> Found | None:
+        """What the id of a model that is in memory stands for; never waits."""
+        network = self._recall(ref)
+        return None if network is None else Found(ref, network)
 
     def find(self, ref: str) -> Found:
         """The network that a reference to a model, or the id of a job, stands for.
+
+        Names are looked up every time. While Redis is away they stand for what they stood for last, as long as
+        that is in memory.
 
         Raises:
             NotFound: there is no such model or job.
             Conflict: the job has learned nothing, or nothing yet (`model_not_ready`).
             CorruptRecord: the model is damaged.
+            StoreUnavailable: Redis is away, and the model is not in memory.
 
         """
-        if not is_id(ref, "job"):
-            model_id = self._models.resolve(ref)
-            return Found(model_id, self.network(model_id))
-        job = self._jobs.get(ref)
-        if job.model_id is not None:
-            return Found(job.model_id, self.network(job.model_id))
+        if is_id(ref, "mdl"):
+            return Found(ref, self.network(ref))
+        try:
+            found = self._look_up(ref, self._quick if self._is_away else self._stores)
+        except StoreUnavailable:
+            self._is_away = True
+            return self._last_known(ref)
+        self._is_away = False
+        return found
+
+    def _look_up(self, ref: str, stores: Stores) -> Found:
+        try:
+            job = stores.jobs.get(ref) if is_id(ref, "job") else None
+            model_id = stores.models.resolve(ref) if job is None else job.model_id
+        except NotFound:
+            with self._lock:
+                self._known.pop(ref, None)
+            raise
+        if model_id is not None:
+            network = self.network(model_id)
+            with self._lock:
+                self._known[ref] = model_id
+                self._known.move_to_end(ref)
+                while len(self._known) > _MOST_REFERENCES:
+                    self._known.popitem(last=False)
+            return Found(model_id, network)
+        assert job is not None
         if job.state == "cancelled":
             raise Conflict("The job was cancelled before it had learned anything.", code="model_not_ready")
         return Found(job.id, self.running_network(job.id), job)
+
+    def _last_known(self, ref: str) -> Found:
+        found = self.recall(self._known.get(ref, ""))
+        if found is None:
+            raise StoreUnavailable("The store is out of reach.", hint="Try again in a few seconds.")
+        return found
 
     def network(self, model_id: str) -> LearnedNetwork:
         """The network of a model.
@@ -79,7 +127,7 @@ class Predictor:
             Conflict: no checkpoint holds weights that were evaluated (`model_not_ready`).
 
         """
-        for checkpoint in self._checkpoints.of_job(job_id):
+        for checkpoint in self._stores.checkpoints.of_job(job_id):
             key = f"{job_id}#{checkpoint.number}"
             try:
                 return self._network(key, partial(self._load_running, job_id, checkpoint))
@@ -88,45 +136,59 @@ class Predictor:
         raise _not_ready()
 
     def _load(self, model_id: str) -> LearnedNetwork:
-        stored = self._models.load(model_id)
+        stored = self._stores.models.load(model_id)
         return LearnedNetwork.load(stored.document, stored.weights)
 
     def _load_running(self, job_id: str, checkpoint: Checkpoint) -> LearnedNetwork:
-        saved = self._checkpoints.load(job_id, checkpoint)
+        saved = self._stores.checkpoints.load(job_id, checkpoint)
         if saved.document["standing"]["best_metrics"] is None:
             raise _not_ready()
         network = LearnedNetwork.load(saved.document["learned"], weights_to_bytes(saved.best))
         with self._lock:  # what a newer checkpoint replaces is not asked for again
             for key in [key for key in self._kept if key.startswith(f"{job_id}#")]:
-                del self._kept[key]
+                self._drop(key)
         return network
 
     def forget(self, model_id: str) -> None:
         """Drops a model that was deleted."""
         with self._lock:
-            self._kept.pop(model_id, None)
+            if model_id in self._kept:
+                self._drop(model_id)
 
-    def _network(self, key: str, load: Callable[[], LearnedNetwork]) -> LearnedNetwork:
+    def _recall(self, key: str) -> LearnedNetwork | None:
         with self._lock:
             network = self._kept.get(key)
             if network is not None:
                 self._kept.move_to_end(key)
-                return network
+            return network
+
+    def _network(self, key: str, load: Callable[[], LearnedNetwork]) -> LearnedNetwork:
+        network = self._recall(key)
+        if network is not None:
+            return network
+        with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:  # one caller loads, the others wait for it
-            with self._lock:
-                network = self._kept.get(key)
+            network = self._recall(key)
             if network is None:
                 try:
-                    network = load()
+                    with self._room_to_load:
+                        network = load()
+                    self._keep(key, network)
                 finally:
                     with self._lock:
                         self._loading.pop(key, None)
-                with self._lock:
-                    self._kept[key] = network
-                    while len(self._kept) > _MOST_KEPT:
-                        self._kept.popitem(last=False)
         return network
+
+    def _keep(self, key: str, network: LearnedNetwork) -> None:
+        with self._lock:
+            self._kept[key] = network
+            self._bytes += network.nbytes
+            while self._bytes > self._most_bytes and len(self._kept) > 1:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: str) -> None:
+        self._bytes -= self._kept.pop(key).nbytes
 
 
 def _not_ready() -> Conflict:

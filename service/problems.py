@@ -114,22 +114,13 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the app a problem, and describes problems in its OpenAPI document, which refers to them."""
+    """Makes every error of the app a problem."""
     app.add_exception_handler(ChainruleError, _on_known)
     app.add_exception_handler(redis.RedisError, _on_redis)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_unknown)
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        form = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= {**form.pop("$defs", {}), Problem.__name__: form}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _on_known(request: Request, error: Exception) -> Response:

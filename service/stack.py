@@ -9,18 +9,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import queue
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import processes
@@ -30,13 +25,11 @@ from common.store.client import connect
 from common.store.datasets import DatasetStore
 from common.store.files import open_files
 from service.__main__ import bind
+from service.parts import Part, Parts, Say, api_names
 from service.redis_server import check_redis, start_redis
 
-Say = Callable[[str], None]
-
-_RESTARTS, _WITHIN_SECONDS = 5, 60.0
 _RUNTIME_PREFIX = "cr"
-_PATIENCE_SECONDS = 20.0
+_STOP_SECONDS = 25.0
 _FILES_SECONDS = 10.0
 """For which an object store is waited for."""
 _SOCKET = "redis.sock"
@@ -66,16 +59,6 @@ def _record(settings: Settings) -> Path:
     return settings.state_path / "runtime"
 
 
-@dataclass(eq=False)
-class _Part:
-    """A process of the stack, started again when it dies."""
-
-    name: str
-    start: Callable[[], subprocess.Popen[str]]
-    process: subprocess.Popen[str] | None = None
-    deaths: list[float] = field(default_factory=list)
-
-
 class Stack:
     """The parts of one stack.
 
@@ -92,9 +75,7 @@ class Stack:
         self._clock = clock
         self._state = settings.state_path
         self._logs = self._state / "logs"
-        self._events: queue.SimpleQueue[_Part | str | None] = queue.SimpleQueue()
-        self._parts: list[_Part] = []
-        self._stopping = False
+        self._parts = Parts(say, clock)
 
     def run(self) -> None:
         """Starts everything, and returns when asked to stop and everything has ended.
@@ -104,23 +85,22 @@ class Stack:
 
         """
         began = self._clock()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._events.put(None))
+        self._parts.end_on_signals()
         with ExitStack() as open_things:
             open_things.enter_context(self._locked())
             listener = open_things.enter_context(bind(self._settings))
             runtime = open_things.enter_context(self._runtime_folder())
-            open_things.callback(self._stop)
+            open_things.callback(self._parts.stop, _STOP_SECONDS)
             self._say("Starting Redis, Ray, a supervisor and the API …")
             url = self._settings.redis_url or self._start_redis(runtime)
             self._check_redis(url)
-            self._start_rest(listener, runtime, url)
+            names = self._start_rest(listener, runtime, url)
             host, port = listener.getsockname()[:2]
-            if self._wait_until_ready():
+            if self._parts.wait_until_ready(*names):
                 self._say(
                     f"Chainrule answers at http://{host}:{port} (ready in {self._clock() - began:.1f} s; Ctrl-C ends it)"
                 )
-                self._watch()
+                self._parts.watch()
             self._say("Stopping …")
 
     # Folders
@@ -192,12 +172,8 @@ class Stack:
     def _start_redis(self, runtime: Path) -> str:
         path = runtime / _SOCKET
         environment = {STACK_VARIABLE: self._mark}
-        self._add(
-            _Part(
-                "Redis",
-                lambda: start_redis(self._state / "redis", path, self._logs / "redis.log", environment),
-            )
-        )
+        log = self._logs / "redis.log"
+        self._parts.add(Part("Redis", lambda: start_redis(self._state / "redis", path, log, environment), log))
         return _url(runtime)
 
     def _check_redis(self, url: str) -> None:
@@ -205,20 +181,30 @@ class Stack:
         check_redis(client)
         client.close()
 
-    def _start_rest(self, listener: socket.socket, runtime: Path, redis_url: str) -> None:
+    def _start_rest(self, listener: socket.socket, runtime: Path, redis_url: str) -> list[str]:
+        """Starts the supervisor and the API; their names."""
         environment = self._environment(runtime, redis_url)
-        socket_fd = listener.fileno()
-        serve = ["service", "--fd", str(socket_fd)]
-        self._add(_Part("supervisor", lambda: self._spawn("supervisor", ["worker"], environment, ())))
+        supervisor, fd = "supervisor", listener.fileno()
+        self._sweep_files(redis_url)
+        self._add(supervisor, ["worker"], environment, ())
+        apis = api_names(self._settings.processes)
+        for name in apis:
+            self._add(name, ["service", "--fd", str(fd)], environment, (fd,))
+        return [supervisor, *apis]
 
-        def start_api() -> subprocess.Popen[str]:
-            self._sweep_files(redis_url)
-            return self._spawn("API", serve, environment, (socket_fd,))
+    def _add(self, name: str, module: list[str], environment: Mapping[str, str], fds: tuple[int, ...]) -> None:
+        log = self._logs / f"{name.lower().replace(' ', '-')}.log"
 
-        self._add(_Part("API", start_api))
+        def start() -> subprocess.Popen[str]:
+            if part.process is not None:  # which has died
+                open_files(self._settings, patience=_FILES_SECONDS).discard_uploads(part.process.pid)
+            return self._parts.spawn(name, module, log=log, environment=environment, folder=self._state, pass_fds=fds)
+
+        part = Part(name, start, log)
+        self._parts.add(part)
 
     def _sweep_files(self, redis_url: str) -> None:
-        """Removes what an API process that died left behind; with a Redis of somebody else's, others may be at work."""
+        """Removes what an earlier life left behind; with a Redis of somebody else's, others may be at work."""
         if self._settings.redis_url is not None:
             return
         client = connect(redis_url, retries=3)
@@ -241,83 +227,3 @@ class Stack:
             "CHAINRULE_DATA_URL": settings.bucket_url or str(settings.data_path),
             "CHAINRULE_HOST": settings.host,
         }
-
-    def _spawn(
-        self, name: str, module: list[str], environment: Mapping[str, str], fds: tuple[int, ...]
-    ) -> subprocess.Popen[str]:
-        """Starts a part that writes a line when it is ready; a thread waits for that line."""
-        reading, writing = os.pipe()
-        try:
-            process = processes.start(
-                [sys.executable, "-m", *module, "--ready-fd", str(writing)],
-                log=self._logs / f"{name.lower()}.log",
-                environment=environment,
-                folder=self._state,
-                pass_fds=(writing, *fds),
-            )
-        finally:
-            os.close(writing)
-
-        def listen() -> None:
-            with os.fdopen(reading) as pipe:
-                if pipe.readline():
-                    self._events.put(name)
-
-        threading.Thread(target=listen, daemon=True).start()
-        return process
-
-    def _add(self, part: _Part) -> None:
-        self._parts.append(part)
-        self._start(part)
-
-    def _start(self, part: _Part) -> None:
-        part.process = process = part.start()
-
-        def wait() -> None:
-            process.wait()
-            self._events.put(part)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    # The life of the stack
-
-    def _wait_until_ready(self) -> bool:
-        """Waits for every part's word; False when asked to stop before."""
-        waiting = {"supervisor", "API"}
-        while waiting:
-            try:
-                event = self._events.get(timeout=_PATIENCE_SECONDS)
-            except queue.Empty:
-                logs = ", ".join(str(self._logs / f"{name.lower()}.log") for name in sorted(waiting))
-                self._say(f"Still waiting for the {' and the '.join(sorted(waiting))} (see {logs}) …")
-                continue
-            if event is None:
-                return False
-            if isinstance(event, str):
-                waiting.discard(event)
-                continue
-            log = self._logs / f"{event.name.lower()}.log"
-            raise CannotStart(f"The {event.name} did not start. It said:\n{processes.last_lines(log)}\n(see {log})")
-        return True
-
-    def _watch(self) -> None:
-        """Starts again what dies, until asked to stop."""
-        while (event := self._events.get()) is not None:
-            if isinstance(event, str):
-                self._say(f"The {event} is back.")
-                continue
-            now = self._clock()
-            event.deaths = [death for death in event.deaths if now - death < _WITHIN_SECONDS] + [now]
-            log = self._logs / f"{event.name.lower()}.log"
-            if len(event.deaths) > _RESTARTS:
-                raise CannotStart(
-                    f"The {event.name} ends again and again. It said:\n{processes.last_lines(log)}\n(see {log})"
-                )
-            self._say(f"The {event.name} ended unexpectedly and is started again (see {log}).")
-            self._start(event)
-
-    def _stop(self) -> None:
-        """Ends the parts, the last first: Redis outlives those that write to it."""
-        for part in reversed(self._parts):
-            if part.process is not None:
-                processes.stop(part.process, seconds=25)

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any, ParamSpec, TypeVar
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from common.errors import CannotStart, ChainruleError, CorruptRecord, StorageFull, StoreUnavailable
@@ -45,6 +45,18 @@ def connect(url: str, *, retries: int, timeout: float = 5.0) -> Client:
         )
     except ValueError as error:
         raise CannotStart(f"{PREFIX}REDIS_URL must begin with redis://, rediss:// or unix://.") from error
+
+
+def impatient(client: Client, seconds: float = 0.25) -> Client:
+    """A client of the same Redis that asks once and does not wait long: to see whether a store that was away is back."""
+    pool = client.connection_pool
+    options = {
+        **pool.connection_kwargs,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 def explain(error: redis.RedisError) -> ChainruleError:

@@ -52,8 +52,13 @@ class DataFolder:
                 file.unlink(missing_ok=True)
 
     def new_upload(self) -> Path:
-        """A fresh place for bytes that come in."""
-        return self._uploads / secrets.token_hex(16)
+        """A fresh place for bytes that come in, for the calling process."""
+        return self._uploads / f"{os.getpid()}-{secrets.token_hex(16)}"
+
+    def discard_uploads(self, process_id: int) -> None:
+        """Removes what a process that died left half uploaded; others go on."""
+        for leftover in self._uploads.glob(f"{process_id}-*"):
+            leftover.unlink(missing_ok=True)
 
     # Data sets
 

@@ -1,4 +1,4 @@
-"""`/v1/models`: learned networks, their predictions, and how good these are.
+"""`/v1/models`: learned networks, and how good they are.
 
 `{ref}` is an id, a name (its newest version) or `name@3`. A job's id stands for what it has learned.
 """
@@ -9,25 +9,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
-from common.errors import Conflict, Fault, Invalid, TooLarge
+from common.errors import Conflict, Fault, Invalid
 from common.identifiers import is_id
 from common.schemas.evaluation import DatasetEvaluation, EvaluationRequest
 from common.schemas.models import Model
-from common.schemas.predictions import Prediction, PredictionRequest
 from service.comparison import Comparison
 from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, Services, errors
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
-
-
-class Predictions(BaseModel):
-    """One prediction per instance, and the model that made them."""
-
-    model_id: str
-    """The job's id while it has no model yet."""
-    predictions: list[Prediction]
 
 
 @router.get("", responses=errors(422))
@@ -65,18 +55,6 @@ def delete(ref: str, behind: Behind) -> None:
         raise Invalid("The request has a fault.", [fault])
     behind.stores.models.delete(model_id)
     behind.predictor.forget(model_id)
-
-
-@router.post("/{ref}/predict", response_model_exclude_none=True, responses=errors(400, 404, 409, 413, 415, 422))
-def predict(ref: str, body: PredictionRequest, behind: Behind) -> Predictions:
-    """Predicts. An instance is an object by column name, or an array in the order of the model's `inputs`.
-
-    A running job's id in place of a model's predicts with its best weights so far, as of its newest checkpoint.
-    """
-    if len(body.instances) > behind.settings.max_predict_rows:
-        raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
-    found = behind.predictor.find(ref)
-    return Predictions(model_id=found.id, predictions=found.network.predict(body.instances))
 
 
 @router.post("/{ref}/evaluate", responses=errors(400, 404, 409, 413, 415, 422))

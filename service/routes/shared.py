@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from common.errors import Fault, Invalid, Unreadable, UnsupportedMedia
 from common.settings import Settings
+from common.store.client import impatient
 from common.store.page import Page
-from common.store.stores import Stores
+from common.store.stores import Stores, open_stores
 from service import strict_json
 from service.changes import Changes
 from service.connections import MOST_WATCHERS
@@ -51,7 +52,8 @@ class Services:
             CannotStart: the settings name no sources of data sets where they should.
 
         """
-        predictor = Predictor(stores.models, stores.jobs, stores.checkpoints)
+        quick = open_stores(impatient(stores.client), stores.files)
+        predictor = Predictor(stores, quick, settings.model_cache_bytes)
         changes = Changes(stores.client, MOST_WATCHERS)
         return cls(settings, stores, predictor, KeyRing(stores.access), changes, Fetcher(settings))
 
@@ -70,9 +72,11 @@ def services_of(request: Request) -> Services:
 Behind = Annotated[Services, Depends(services)]
 
 
-def check_key(request: Request, behind: Behind) -> None:
+async def check_key(request: Request, behind: Behind) -> None:
     """Lets pass whoever has a key, or everyone if there are none."""
-    behind.keys.check(request.headers.get("authorization"))
+    authorization = request.headers.get("authorization")
+    if not behind.keys.recalls(authorization):
+        await run_in_threadpool(behind.keys.check, authorization)
 
 
 async def check_query(request: Request) -> None:
@@ -82,6 +86,8 @@ async def check_query(request: Request) -> None:
         Invalid: with every such parameter.
 
     """
+    if not request.scope["query_string"]:
+        return
     route: APIRoute = request.scope["route"]
     known = {field.alias for field in route.dependant.query_params}
     unknown = sorted(set(request.query_params) - known)
@@ -146,7 +152,7 @@ class JsonRoute(APIRoute):
             if not takes_body:
                 return await handle(request)
             # before anything of the body is looked at
-            await run_in_threadpool(check_key, request, services_of(request))
+            await check_key(request, services_of(request))
             strict = _StrictRequest(request.scope, request.receive)
             if may_be_empty and not await strict.body():
                 return await handle(strict)

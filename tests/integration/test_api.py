@@ -1022,6 +1022,9 @@ def test_beyond_loopback_any_name_is_answered(settings: Settings, stores: Stores
     app = create_app(settings.model_copy(update={"host": "10.0.0.1"}), stores)
     with TestClient(app, base_url="http://chainrule.example") as client:
         assert client.get("/healthz").status_code == 200
+        assert client.get("/healthz", headers={"Host": "[2001:db8::1]:8000"}).status_code == 200
+        for host in ("", "a b", "evil.example/path", "a:b:c", "user@host"):
+            refused(client.get("/healthz", headers={"Host": host}), 400, "host_not_allowed")
 
 
 # Health, documentation

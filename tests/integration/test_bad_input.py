@@ -485,8 +485,8 @@ REQUESTS: list[tuple[str, bytes, bytes]] = [
     ("a path that goes up among the assets", b"GET /static-offline-docs/../../app.py HTTP/1.1\r\nHost: localhost\r\n"
      b"Connection: close\r\n\r\n", b"404"),
     ("a path of NUL", b"GET /v1/jobs/%00 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
-    ("another server's path", b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
-    ("a tunnel", b"CONNECT evil.example:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
+    ("another server's path", b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
+    ("a tunnel", b"CONNECT evil.example:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
 ]  # fmt: skip
 
 
@@ -504,10 +504,20 @@ def test_a_request_that_is_none_is_refused_and_the_server_lives(server: Server, 
     [
         post(b"/v1/jobs", *[b"X-%d: M4RKER" % place for place in range(60_000)]),
         b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        post(
+            b"/v1/jobs",
+            TYPE,
+            b"Transfer-Encoding: chunked",
+            body=b"2\r\n{}\r\n0\r\n" + b"".join(b"X-%d: M4RKER\r\n" % place for place in range(60_000)) + b"\r\n",
+        ),
+        post(
+            b"/v1/jobs", TYPE, b"Transfer-Encoding: chunked", body=b"2;" + b"M4RKER" * 200_000 + b"\r\n{}\r\n0\r\n\r\n"
+        ),
+        post(b"/v1/jobs", b"X-Folded: a", *[b" M4RKER" for _ in range(150_000)]),
     ],
-    ids=["headers", "path"],
+    ids=["headers", "path", "trailers", "chunk extension", "folded header"],
 )
-def test_a_megabyte_before_the_body_ends_the_connection(server: Server, data: bytes) -> None:
+def test_a_megabyte_outside_of_the_body_ends_the_connection(server: Server, data: bytes) -> None:
     answer = server.send(data)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert MARK.encode() not in answer
@@ -545,6 +555,21 @@ def test_two_requests_on_one_connection_get_their_own_answers(server: Server) ->
     answer = server.send(first + second)
     assert answer.index(b"HTTP/1.1 422") < answer.index(b"HTTP/1.1 200")
     assert answer.count(b"HTTP/1.1") == 2
+
+
+def test_headers_that_come_after_a_body_are_none_of_the_request(server: Server) -> None:
+    body = b"2\r\n{}\r\n0\r\nContent-Type: text/csv\r\nHost: evil.example\r\n\r\n"
+    answer = server.send(post(b"/v1/jobs", TYPE, b"Transfer-Encoding: chunked", body=body))
+    assert answer.startswith(b"HTTP/1.1 422 ")  # as without them: fields are missing
+
+
+def test_thousands_of_requests_that_wait_for_no_answer_end_the_connection(server: Server) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = server.send(request * 5000)
+    assert answer.count(b"HTTP/1.1 200") < 100
+    assert server.is_alive()
+    some = server.send(request * 5 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert some.count(b"HTTP/1.1 200") == 6
 
 
 def test_what_is_set_wrong_does_not_start_and_says_why(redis_url: str, stores: Stores, tmp_path: Path) -> None:
