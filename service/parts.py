@@ -94,7 +94,7 @@ class Parts:
         reading, writing = os.pipe()
         try:
             process = processes.start(
-                [sys.executable, "-P", "-m", *module, "--ready-fd", str(writing)],
+                [sys.executable, "-m", *module, "--ready-fd", str(writing)],
                 log=log,
                 environment=environment,
                 folder=folder,

@@ -41,4 +41,5 @@ def serve_by_several(count: int, say: Say) -> None:
 
 def _start(parts: Parts, name: str, listener: socket.socket) -> subprocess.Popen[str]:
     fd = listener.fileno()
-    return parts.spawn(name, ["service", "--fd", str(fd)], log=None, environment=ONE_BLAS_THREAD, pass_fds=(fd,))
+    environment = {**ONE_BLAS_THREAD, "PYTHONSAFEPATH": "1"}
+    return parts.spawn(name, ["service", "--fd", str(fd)], log=None, environment=environment, pass_fds=(fd,))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from common.features.columns import Column
 
 MAX_FAULTS = 100
 _NAMES_SHOWN = 20
+_NUMBERS = {int, float}
 
 
 class RecordReader:
@@ -26,6 +29,9 @@ class RecordReader:
         self._names = [column.name for column in columns]
         self._known = set(self._names)
         self._all_numeric = all(column.kind == "numeric" for column in columns)
+        self._pick: Callable[[Any], tuple[object, ...]] = (
+            itemgetter(*self._names) if len(self._names) > 1 else lambda row: (row[self._names[0]],)
+        )
 
     def read(self, instances: Sequence[object]) -> NDArray[np.float64]:
         """The instances as float64, shape (instances, columns).
@@ -34,6 +40,9 @@ class RecordReader:
         """
         if not instances:
             raise refusal([Fault("/instances", "empty", "must hold at least one instance")])
+        plain = self._plain_numbers(instances)
+        if plain is not None:
+            return plain
         rows: list[list[float]] = []
         faults: list[Fault] = []
         for index, instance in enumerate(instances):
@@ -59,17 +68,30 @@ class RecordReader:
         else:
             faults.append(Fault(pointer, "wrong_type", "expected an object by column name, or an array of values"))
             return []
-        return self._plain_numbers(cells) or self._checked_cells(pointer, cells, faults)
+        return self._checked_cells(pointer, cells, faults)
 
-    def _plain_numbers(self, cells: list[object]) -> list[float] | None:
-        """The cells as they are where all are finite numbers, which is the common case; else None."""
-        if not self._all_numeric or not set(map(type, cells)) <= {int, float}:
+    def _plain_numbers(self, instances: Sequence[object]) -> NDArray[np.float64] | None:
+        """The instances as they are where all hold finite numbers alone, which is the common case; else None."""
+        if not self._all_numeric:
+            return None
+        rows = list(map(self._plain_cells, instances))
+        if not all(rows):
             return None
         try:
-            values = list(map(float, cells))  # type: ignore[arg-type] # checked just above
+            values = np.array(rows, np.float64)
         except OverflowError:
             return None
         return values if np.isfinite(values).all() else None
+
+    def _plain_cells(self, instance: object) -> Sequence[object]:
+        """The cells of an instance, if they are numbers of the right number and names; else none."""
+        if not isinstance(instance, dict | list) or len(instance) != len(self._names):
+            return ()
+        try:
+            cells = self._pick(instance) if isinstance(instance, dict) else instance
+        except KeyError:
+            return ()
+        return cells if set(map(type, cells)) <= _NUMBERS else ()
 
     def _checked_cells(self, pointer: str, cells: list[object], faults: list[Fault]) -> list[float]:
         row = []
