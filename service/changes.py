@@ -1,4 +1,4 @@
-"""Who waits for a job to change: one subscription per API process, and any number of waiting requests."""
+"""What the store says of changes: one subscription per API process, and any number of requests that wait for a job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import redis
 
 from common.errors import Busy
+from common.identifiers import is_id
 from common.store import keys
 from common.store.client import Client
 
@@ -79,12 +80,14 @@ class Changes:
     Args:
         client: of the store.
         most: how many may wait, so that others find room.
+        model_gone: is told the id of every model that is deleted, in a thread.
 
     """
 
-    def __init__(self, client: Client, most: int) -> None:
+    def __init__(self, client: Client, most: int, model_gone: Callable[[str], None] = lambda _: None) -> None:
         self._client = client
         self._most = most
+        self._model_gone = model_gone
         self._count = 0
         self._lock = threading.Lock()
         self._waiting: dict[str, _Watchers] = {}
@@ -154,9 +157,12 @@ class Changes:
                 self._stop.wait(_PAUSE_SECONDS)
 
     def _tell(self, said: bytes) -> None:
-        job_id = said.decode(errors="replace")  # whatever else was said is no job's id
+        changed_id = said.decode(errors="replace")  # whatever else was said is no id
+        if is_id(changed_id, "mdl"):  # a model changes only by its end
+            self._model_gone(changed_id)
+            return
         with self._lock:
-            if waiting := self._waiting.get(job_id):
+            if waiting := self._waiting.get(changed_id):
                 waiting.tell()
 
     def _tell_all(self) -> None:

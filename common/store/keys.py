@@ -29,7 +29,7 @@ TO_ARCHIVE = ROOT + "jobs:to_archive"
 # Hash: SHA-256 of an API key (hex) -> its name
 ACCESS_KEYS = ROOT + "access_keys"
 
-# Channel: the id of every job that changed, as it changes
+# Channel: the id of every job that changed, as it changes, and of every model that was deleted
 CHANGES = ROOT + "changes"
 
 # Sorted set of supervisor ids (score unused); an entry counts while supervisor(id) exists
