@@ -1,7 +1,8 @@
 """`make bench`: Chainrule beside its peers, in turn, in one run.
 
-Four suites: rows per second of three networks, the time to an accuracy of MNIST, the arithmetic alone, and the upload of
-a large file. Prints tables with medians, spread and ratios; also as JSON and Markdown. Ctrl-C ends everything, and reports what there is.
+Five suites: rows per second of three networks, the time to an accuracy of MNIST, the arithmetic alone, the upload of a
+large file, and predictions under load. Prints tables with medians, spread and ratios; also as JSON and Markdown. Ctrl-C
+ends everything, and reports what there is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks import engine, ingest, machine, throughput, time_to_accuracy
+from tests.benchmarks import (
+    engine,
+    ingest,
+    load,
+    machine,
+    prediction,
+    prediction_report,
+    throughput,
+    time_to_accuracy,
+)
 from tests.benchmarks.chainrule import Stack
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.contenders import all_contenders
@@ -30,7 +40,7 @@ from tests.benchmarks.shapes import ENGINE, QUICK, SHAPES, Race, Rows, prepare, 
 from tests.integration.mnist import FOLDER
 
 ROUNDS = 5
-SUITES = ("throughput", "accuracy", "engine", "ingest")
+SUITES = ("throughput", "accuracy", "engine", "ingest", "prediction")
 INTERRUPTED = 130
 SETTLE_SECONDS = 5.0
 WIDTH = 150
@@ -80,6 +90,7 @@ class Bench:
         self._compared = ""
         self._race: Race | None = None
         self._ingests: list[ingest.Ingest] = []
+        self._predictions = prediction.Predictions()
 
     def run(self, folder: Path, contenders: Sequence[Contender], stack: Stack) -> None:
         """Measures."""
@@ -117,6 +128,12 @@ class Bench:
         if "ingest" in suites:
             quick = self._arguments.quick
             self._ingests = ingest.measure(stack, folder / "ingest", quick=quick, rounds=self._rounds, say=say)
+        if "prediction" in suites and not load.is_installed():
+            say(f"Predictions under load need wrk ({load.HOW_TO_INSTALL}), and are left out.")
+        elif "prediction" in suites:
+            stack.stop()
+            quick = self._arguments.quick
+            prediction.measure(self._predictions, folder / "prediction", quick=quick, rounds=self._rounds, say=say)
 
     def report(self) -> None:
         """Prints the tables, and writes the files that were asked for."""
@@ -139,6 +156,8 @@ class Bench:
             sheets += engine.sheets(measurements, self._engine_rows, self._compared)
         if self._ingests:
             sheets += ingest.sheets(self._ingests)
+        if self._predictions.titles:
+            sheets += prediction_report.sheets(self._predictions)
         return sheets
 
     def _write_json(self) -> None:
@@ -158,6 +177,8 @@ class Bench:
             document["engine"] = engine.summary(measurements, self._engine_rows)
         if self._ingests:
             document["ingest"] = ingest.summary(self._ingests)
+        if self._predictions.titles:
+            document["prediction"] = prediction_report.summary(self._predictions)
         self._arguments.json.write_text(json.dumps(document, indent=1))
 
 

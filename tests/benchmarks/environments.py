@@ -12,7 +12,8 @@ from tests.benchmarks.contender import NotAvailable, Say
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".bench"
-CONSTRAINTS = (ROOT / "constraints.txt", Path(__file__).parent / "peers" / "constraints.txt")
+PEERS = Path(__file__).parent / "peers"
+CONSTRAINTS = (ROOT / "constraints.txt", PEERS / "constraints.txt")
 TIMEOUT_SECONDS = 1800.0
 
 
@@ -22,12 +23,15 @@ class Environment:
 
     name: str
     packages: tuple[str, ...]
+    constraints: tuple[Path, ...] = CONSTRAINTS
 
 
 TORCH = Environment("torch", ("torch", "numpy"))
 RAY = Environment("ray", ("ray[train]", "torch", "numpy"))
 SCIKIT_LEARN = Environment("scikit-learn", ("scikit-learn", "numpy"))
 H2O = Environment("h2o", ("h2o",))
+RAY_SERVE = Environment("ray-serve", ("ray[serve]", "numpy", "orjson"))
+MLSERVER = Environment("mlserver", ("mlserver", "numpy"), (PEERS / "mlserver.txt",))
 
 
 _made: dict[Environment, Path | NotAvailable] = {}
@@ -60,7 +64,7 @@ def _make(environment: Environment, say: Say) -> Path:
     if not marker.exists() or marker.read_text() != wanted:
         say(f"Installing {', '.join(environment.packages)} into {folder.relative_to(ROOT)} (some minutes, once) …")
         _run([sys.executable, "-m", "venv", str(folder)])
-        limits = [argument for file in CONSTRAINTS for argument in ("--constraint", str(file))]
+        limits = [argument for file in environment.constraints for argument in ("--constraint", str(file))]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _run([*pip, *limits, *environment.packages])
         marker.write_text(wanted)
@@ -69,7 +73,7 @@ def _make(environment: Environment, say: Say) -> Path:
 
 def _fingerprint(environment: Environment) -> str:
     """Changes when what is to be installed may have changed."""
-    parts = (sys.version, *environment.packages, *(file.read_text() for file in CONSTRAINTS))
+    parts = (sys.version, *environment.packages, *(file.read_text() for file in environment.constraints))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
