@@ -120,11 +120,12 @@ class QuantileNormal(NumberColumn):
     fill: float
 
     @cached_property
-    def _knots(self) -> tuple[Cells, Cells]:
-        return np.array(self.values) / self._unit, np.array(self.normals)
+    def knots(self) -> tuple[Cells, Cells]:
+        """The values, each divided by `unit`, and what they become."""
+        return np.array(self.values) / self.unit, np.array(self.normals)
 
     @cached_property
-    def _unit(self) -> float:
+    def unit(self) -> float:
         """What values are divided by, so that no two are too near to each other to divide by their distance."""
         largest = max(map(abs, self.values))
         return largest if 0 < largest < _SMALL else 1.0
@@ -140,8 +141,8 @@ class QuantileNormal(NumberColumn):
         """The places of a column's `cells`, shape (n,), to `out`, shape (n, width)."""
         missing = np.isnan(cells)
         with np.errstate(over="ignore"):
-            values = np.where(missing, self.fill, cells) / self._unit
-        out[:, 0] = np.interp(values, *self._knots)
+            values = np.where(missing, self.fill, cells) / self.unit
+        out[:, 0] = np.interp(values, *self.knots)
         if self.indicator:
             out[:, 1] = missing
 

@@ -192,14 +192,15 @@ class Predictor:
     ) -> None:
         self.inputs = inputs
         self.dtype: np.dtype[Any] = parameters.dtype
-        self._layers = network_layers(shape, inputs, outputs, embeddings)
-        self._views = ParameterLayout(self._layers.shapes).views(parameters)
-        self._loss = make_loss(loss, outputs, self.dtype)
+        self.layers = network_layers(shape, inputs, outputs, embeddings)
+        self.parameters = ParameterLayout(self.layers.shapes).views(parameters)
+        """By the names that the layers have for them."""
+        self.loss = make_loss(loss, outputs, self.dtype)
 
     @property
     def middle(self) -> int:
         """Which of the predicted numbers is the value."""
-        return self._loss.middle if isinstance(self._loss, NumberLoss) else 0
+        return self.loss.middle if isinstance(self.loss, NumberLoss) else 0
 
     def outputs(self, x: Floats) -> Floats:
         """The outputs, shape (rows, outputs), a new array, for `x`, shape (rows, inputs).
@@ -207,7 +208,7 @@ class Predictor:
         Inputs near the limits of the dtype can give infinities. Raises ValueError for inputs that do not fit.
         """
         _check_inputs(x, self.inputs, self.dtype)
-        bound = self._layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self._views))
+        bound = self.layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self.parameters))
         with quiet():
             for operation in bound.forward:
                 operation()
@@ -217,5 +218,5 @@ class Predictor:
         """What `outputs` says about the target: probabilities of the classes, or the outputs themselves."""
         outputs = self.outputs(x)
         with quiet():
-            self._loss.predict(outputs, outputs)
+            self.loss.predict(outputs, outputs)
         return outputs
