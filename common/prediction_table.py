@@ -1,0 +1,82 @@
+"""Predictions of whole tables as columns: what a file of rows, or a stored data set, is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from common.errors import Fault, Invalid
+from common.features.table import TableColumn
+from common.features.target import ClassTarget, name_of
+from common.learned import LearnedNetwork
+from common.network.parameters import Floats
+
+LABEL: Final = "label"
+PROBABILITY: Final = "probability_"
+"""What the name of a column of probabilities begins with; the class follows."""
+VALUE: Final = "value"
+QUANTILE: Final = "quantile_"
+"""What the name of a column of quantiles begins with; the quantile follows."""
+
+_CELLS: Final = 1 << 23
+"""64 MiB of values and at most 32 MiB of the matrix."""
+_MOST_ROWS: Final = 1 << 18
+_ROWS: Final = 2048
+"""That go through the network at a time: their activations stay near the processor."""
+
+
+def rows_at_once(network: LearnedNetwork) -> int:
+    """How many rows are best given to `predicted_columns`, whose matrix of all of them is to fit into memory."""
+    encoder, outputs = network.encoder, len(_names(network))
+    return max(1, min(_MOST_ROWS, _CELLS // (len(encoder.columns) + encoder.width + outputs)))
+
+
+def predicted_columns(network: LearnedNetwork, table: Mapping[str, TableColumn], first_row: int = 0) -> pl.DataFrame:
+    """What the network says of each row of `table`, in its order.
+
+    The columns are `label`, in the type of the data, and `probability_<class>` for each class (Float32); or `value`, and
+    `quantile_<q>` for each quantile of the loss (Float64). `first_row` is the number of the table's first row, counted from
+    0, for the errors, which count from 1.
+
+    Raises:
+        Invalid: a value is missing that must not be, too far from those of training, or its answer is no finite number
+            (`non_finite_output`); faults stand at `row 7` or `row 7, column age`.
+        BadData: a column does not hold what the encoder takes.
+
+    """
+    return columns_of_matrix(network, network.encoder.encode(table, None, first_row), first_row)
+
+
+def columns_of_matrix(network: LearnedNetwork, x: Floats, first_row: int = 0) -> pl.DataFrame:
+    """The same for rows that are encoded already, shape (rows, width).
+
+    Raises:
+        Invalid: an answer is no finite number (`non_finite_output`).
+
+    """
+    parts = [network.answers(x[start : start + _ROWS]) for start in range(0, len(x), _ROWS)]
+    answers: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    finite = np.isfinite(answers).all(axis=1)
+    if not finite.all():
+        where = f"row {first_row + int(np.argmin(finite)) + 1}"
+        fault = Fault(where, "non_finite_output", "the values are too large for this model")
+        raise Invalid("A prediction is no finite number.", [fault])
+    columns = np.ascontiguousarray(answers.T)
+    return pl.DataFrame([_first_column(network, answers), *map(pl.Series, _names(network), columns)])
+
+
+def _first_column(network: LearnedNetwork, answers: Floats) -> pl.Series:
+    """The label, or the value."""
+    if isinstance(network.target, ClassTarget):
+        return pl.Series(LABEL, list(network.target.classes)).gather(answers.argmax(axis=1))
+    return pl.Series(VALUE, answers[:, network.predictor.middle])
+
+
+def _names(network: LearnedNetwork) -> list[str]:
+    """Of all columns but the first."""
+    if isinstance(network.target, ClassTarget):
+        return [f"{PROBABILITY}{name_of(label)}" for label in network.target.classes]
+    return [f"{QUANTILE}{quantile:g}" for quantile in network.quantiles]
