@@ -66,6 +66,12 @@ class UnsupportedMedia(ChainruleError):
     code = "unsupported_media_type"
 
 
+class NotAcceptable(ChainruleError):
+    """The answer is wanted in none of the forms that it can have."""
+
+    code = "not_acceptable"
+
+
 class TooLarge(ChainruleError):
     """More bytes, rows or numbers than the operator allows."""
 

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Security
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.types import Scope
 
 from common.schemas.predictions import PredictionRequest
 from common.settings import Settings
@@ -16,7 +17,7 @@ from service import problems
 from service.middleware import HostCheck, RequestId, SizeLimit
 from service.openapi import describe_too
 from service.problems import Problem
-from service.routes import datasets, health, jobs, models, predictions
+from service.routes import datasets, file_predictions, health, jobs, models, predictions
 from service.routes.shared import Services, check_key, check_query
 
 _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
@@ -41,7 +42,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     app.state.services = Services.over(settings, stores)
     problems.install(app)
     describe_too(app, Problem, PredictionRequest)
-    for router in (datasets.router, jobs.router, models.router, predictions.router):
+    for router in (datasets.router, jobs.router, models.router, file_predictions.router, predictions.router):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
     app.include_router(health.router)
 
@@ -49,8 +50,9 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     async def start() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    def limit(path: str) -> int:
-        if path.rstrip("/") == "/v1/datasets":
+    def limit(scope: Scope) -> int:
+        path: str = scope["path"]
+        if path.rstrip("/") == "/v1/datasets" or (path.endswith("/predict") and file_predictions.is_streamed(scope)):
             return settings.max_upload_bytes
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 

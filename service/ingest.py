@@ -56,6 +56,7 @@ class ParseTask(ParseOptions):
     source: str
     destination: str
     limits: ParseLimits = ParseLimits()
+    described: bool = True
 
 
 class Parsed(Record):
@@ -86,8 +87,16 @@ class Refused(Record):
 _ANSWER: TypeAdapter[Parsed | Refused] = TypeAdapter(Parsed | Refused)
 
 
-def parse_in_child(source: Path, destination: Path, options: ParseOptions, limits: ParseLimits | None = None) -> Parsed:
+def parse_in_child(
+    source: Path,
+    destination: Path,
+    options: ParseOptions,
+    limits: ParseLimits | None = None,
+    described: bool = True,
+) -> Parsed:
     """Read `source`, write it as canonical Parquet to `destination`, and say what it holds. Blocks meanwhile.
+
+    What it holds is not looked at unless it is to be `described`.
 
     Raises `Invalid` (`invalid_data`, with faults at `row 7, column age`; rows count from 1, the first below
     the header) for a file that is wrong, `Invalid` (`parser_failed`) when the child ran out of memory or time
@@ -95,7 +104,13 @@ def parse_in_child(source: Path, destination: Path, options: ParseOptions, limit
     is no file at `destination`.
     """
     source, destination = source.resolve(), destination.resolve()
-    task = ParseTask(source=str(source), destination=str(destination), limits=limits or ParseLimits(), **dict(options))
+    task = ParseTask(
+        source=str(source),
+        destination=str(destination),
+        limits=limits or ParseLimits(),
+        described=described,
+        **dict(options),
+    )
     try:
         return _run_child(task, destination.parent)
     except BaseException:

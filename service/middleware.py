@@ -22,8 +22,8 @@ _FRESH_SECONDS = 5.0
 _PAUSE_SECONDS = 5.0
 """For so long a store that was away is not asked for keys again: whoever needs no store must not wait for it."""
 
-Limit = Callable[[str], int]
-"""From a path to the most bytes that a request to it may have."""
+Limit = Callable[[Scope], int]
+"""From a request to the most bytes that it may have."""
 
 
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
@@ -82,7 +82,7 @@ class HostCheck:
         return len(hosts) == 1 and pattern.fullmatch(hosts[0]) is not None
 
 
-class _TooLong(Exception):
+class BodyTooLong(Exception):
     """More bytes came than are allowed."""
 
 
@@ -102,7 +102,7 @@ class SizeLimit:
             detail = f"The headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
             await problem(Request(scope), 431, "headers_too_large", detail)(scope, receive, send)
             return
-        limit, received, answered = self._limit(scope["path"]), 0, False
+        limit, received, answered = self._limit(scope), 0, False
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
             await _refuse(limit, scope, receive, send)
@@ -113,7 +113,7 @@ class SizeLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise _TooLong
+                raise BodyTooLong
             return message
 
         async def watched(message: Message) -> None:
@@ -123,7 +123,7 @@ class SizeLimit:
 
         try:
             await self._app(scope, counted, watched)
-        except _TooLong:
+        except BodyTooLong:
             if answered:
                 raise
             await _refuse(limit, scope, receive, send)

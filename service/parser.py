@@ -35,11 +35,15 @@ _FORMS: Final[dict[DataFormat, Callable[[Path, ParseOptions, ParseLimits], Table
 }
 
 
-def parse(source: Path, destination: Path, options: ParseOptions, limits: ParseLimits) -> Parsed:
+def parse(
+    source: Path, destination: Path, options: ParseOptions, limits: ParseLimits, *, wants_description: bool = True
+) -> Parsed:
     """Read `source` and write it to `destination`; raises what `service.ingest.parse_in_child` does."""
     table = _FORMS[options.format](source, options, limits)
     with whole_file(destination) as partial:
         rows = table.write(partial)
+        if not wants_description:
+            return Parsed(rows=rows, columns=(), warnings=())
         described = describe(partial)
     warnings = table.warnings({column.name: column.kind for column in described.columns})
     return Parsed(rows=rows, columns=described.columns, warnings=(*warnings, *described.warnings), name=table.name)
@@ -63,7 +67,7 @@ def main(argument: str) -> None:
     _limit_self(task.limits)
     answer: Parsed | Refused
     try:
-        answer = parse(Path(task.source), Path(task.destination), task, task.limits)
+        answer = parse(Path(task.source), Path(task.destination), task, task.limits, wants_description=task.described)
     except (Invalid, TooLarge, StorageFull, Unreadable) as error:
         answer = Refused(error=_refusal(error))
     sys.stdout.buffer.write(answer.model_dump_json().encode())

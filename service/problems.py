@@ -29,6 +29,7 @@ STATUS: dict[type[ChainruleError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     errors.UnsupportedMedia: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BadData: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -121,6 +122,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_unknown)
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The problem that an error makes, for who cannot raise it."""
+    return await (_on_known if isinstance(error, ChainruleError) else _on_unknown)(request, error)
 
 
 async def _on_known(request: Request, error: Exception) -> Response:

@@ -72,7 +72,7 @@ class StoredTable(Table):
             first = self._places[name]
             self._near = pl.DataFrame()  # before the next columns come, not after
             self._near = self._frame(self._names[first : first + self._together])
-        return _table_column(name, self._near[name])
+        return table_column(name, self._near[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -82,14 +82,12 @@ class StoredTable(Table):
 
     def read(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> dict[str, TableColumn]:
         """The rows `start` … `stop` - 1 of some columns."""
-        return {series.name: _table_column(series.name, series) for series in self._frame(names, start, stop)}
+        return {series.name: table_column(series.name, series) for series in self._frame(names, start, stop)}
 
     def exact(self, name: str) -> TableColumn:
         """A whole column, whose whole numbers are codes as well: as floats, large ones are not told apart."""
         series = self._frame([name]).to_series().alias(_PLAIN)
-        return (
-            _coded(series) if series.dtype.is_integer() or series.dtype == pl.Boolean else _table_column(name, series)
-        )
+        return _coded(series) if series.dtype.is_integer() or series.dtype == pl.Boolean else table_column(name, series)
 
     def labels(self, name: str, start: int = 0, stop: int | None = None) -> Coded:
         """The rows `start` … `stop` - 1 of a column as class labels, which keep their type: text, boolean or integer.
@@ -116,7 +114,11 @@ class StoredTable(Table):
         return chosen.collect()
 
 
-def _table_column(name: str, series: pl.Series) -> TableColumn:
+def table_column(name: str, series: pl.Series) -> TableColumn:
+    """A column of a canonical Parquet file as the encoder takes it.
+
+    Raises `BadData` for one that holds neither numbers, booleans, times nor text.
+    """
     series = series.alias(_PLAIN)
     if series.dtype == pl.String:
         return _coded(series)

@@ -78,13 +78,7 @@ class CsvStructure:
             TooLarge: there are too many rows or cells.
 
         """
-        csv.field_size_limit(MAX_CELL)
-        head = self._file.read(3)
-        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise refuse([Fault("row 1", "not_utf8", "the file is UTF-16; save it as UTF-8")])
-        refuse_compressed(head)
-        self._at = 3 if head == b"\xef\xbb\xbf" else 0
-        yield from self._walk(self._at, self._at + 1)
+        yield from self._begin()
         size = max(BLOCK, BLOCK_PER_COLUMN * len(self.names))
         while True:
             self._file.seek(self._at)
@@ -96,6 +90,16 @@ class CsvStructure:
             raise refuse(self._faults)
         if self.rows == 0:
             raise no_rows("there is no row of data")
+
+    def _begin(self) -> Iterator[Block]:
+        """The first record, which is a row where there is no header."""
+        csv.field_size_limit(MAX_CELL)
+        head = self._file.read(3)
+        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise refuse([Fault("row 1", "not_utf8", "the file is UTF-16; save it as UTF-8")])
+        refuse_compressed(head)
+        self._at = 3 if head == b"\xef\xbb\xbf" else 0
+        yield from self._walk(self._at, self._at + 1)
 
     def _next(self, data: bytes, *, at_end: bool) -> Iterator[Block]:
         text = data + b"\n" if at_end and not data.endswith(b"\n") else data

@@ -6,8 +6,6 @@ Spaces around a cell do not count, neither for its kind nor as a part of a categ
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +15,7 @@ import polars as pl
 from common.schemas.datasets import ColumnKind
 from service.ingest import ParseLimits, ParseOptions
 from service.parsing.canonical import sink_all
+from service.parsing.csv_cells import CsvCells
 from service.parsing.csv_structure import Block, CsvStructure
 from service.parsing.faults import POLARS_ERRORS, refuse, unreadable
 from service.parsing.kinds import TextColumn, is_beyond_exact
@@ -34,8 +33,7 @@ class CsvTable:
         self._source = source
         self._options = options
         self._limits = limits
-        self._nulls = list(options.null)
-        self._empty_is_null = "" in options.null
+        self._cells = CsvCells(options)
         self._columns: list[TextColumn] = []
         self._rows = 0
 
@@ -80,7 +78,7 @@ class CsvTable:
         for place, column in enumerate(self._columns):
             values = raw.to_series(place)
             if values.dtype == pl.String:
-                texts, padded = self._clean(values, certain=not block.plain or block.quoted)
+                texts, padded = self._cells.clean(values, certain=not block.plain or block.quoted)
                 column.tidy = column.tidy and not padded
                 values = texts
             typed.append(column.take(values, self._rows).alias(column.name))
@@ -100,7 +98,7 @@ class CsvTable:
         if block.plain:
             while True:
                 try:
-                    frame = self._polars(block, schema)
+                    frame = self._cells.quick(block, schema)
                 except POLARS_ERRORS as error:
                     if all(kind == pl.String for kind in schema.values()):
                         raise unreadable(error, "CSV") from None
@@ -114,35 +112,10 @@ class CsvTable:
                 for name in large:  # what these lose is counted, as texts
                     self._columns[int(name)].tidy = False
                 schema = texts
-        return self._exact(block), failed
+        return self._cells.exact(block), failed
 
     def _read_as(self, column: TextColumn) -> pl.DataType:
-        quick = column.tidy and self._empty_is_null
+        quick = column.tidy and self._cells.empty_is_null
         if quick and (column.kind == "integer" or (column.kind == "float" and self._options.decimal == ".")):
             return column.stored
         return pl.String()
-
-    def _polars(self, block: Block, schema: dict[str, pl.DataType]) -> pl.DataFrame:
-        return pl.read_csv(
-            block.data,
-            has_header=False,
-            separator=self._options.delimiter,
-            schema=schema,
-            null_values=self._nulls if self._empty_is_null else None,
-            empty_string_is_null=self._empty_is_null,
-            glob=False,
-        )
-
-    def _exact(self, block: Block) -> pl.DataFrame:
-        lines = (line.decode() for line in io.BytesIO(block.data))
-        records = csv.reader(lines, delimiter=self._options.delimiter, strict=True)
-        cells = zip(*(record or [""] for record in records), strict=True)
-        return pl.DataFrame([pl.Series(str(place), column, pl.String) for place, column in enumerate(cells)])
-
-    def _clean(self, values: pl.Series, *, certain: bool) -> tuple[pl.Series, bool]:
-        """The texts without spaces around, null where a value is missing; whether there were spaces."""
-        texts = values.str.strip_chars()
-        padded = texts.str.len_bytes().sum() != values.str.len_bytes().sum()
-        if certain or padded or not self._empty_is_null:
-            texts = texts.set(texts.is_in(self._nulls), None)
-        return texts, padded

@@ -234,7 +234,7 @@ class NdjsonTable:
             try:
                 batch.append(_row(strict_json.parse(line), number))
             except Unreadable as error:
-                faults.append(Fault(f"row {number}", error.stable_code, _without_place(error.message)))
+                faults.append(Fault(f"row {number}", error.stable_code, without_place(error.message)))
             except Invalid as error:
                 faults += error.faults
             if len(faults) >= MAX_FAULTS:
@@ -251,7 +251,7 @@ class NdjsonTable:
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines with their numbers."""
         with self._source.open("rb") as file:
-            _check_start(file.read(4))
+            check_start(file.read(4))
             file.seek(0)
             number = blank = 0
             while line := file.readline(MAX_LINE + 1):
@@ -278,7 +278,7 @@ class JsonTable:
     def write(self, partial: Path) -> int:
         """Writes its rows as canonical Parquet, and answers how many."""
         content = self._source.read_bytes()
-        _check_start(content[:4])
+        check_start(content[:4])
         rows = self._read(strict_json.parse(content))
         del content
         sink_all(lambda: self._rows.frames(_slices(rows)), partial)
@@ -332,13 +332,13 @@ def _row(value: object, number: int) -> Row:
     return value
 
 
-def _check_start(head: bytes) -> None:
+def check_start(head: bytes) -> None:
     """Refuses what is clearly something else."""
     refuse_compressed(head)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise refuse([Fault("row 1", "not_utf8", "the file is UTF-16; save it as UTF-8")])
 
 
-def _without_place(message: str) -> str:
+def without_place(message: str) -> str:
     """The message for a line, of which the line number within it says nothing."""
     return message.replace("The body", "the line").replace(" at line 1,", " at")

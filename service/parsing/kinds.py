@@ -104,8 +104,8 @@ class TextColumn:
         if self.kind not in ("integer", "float"):
             present = texts.is_not_null()
             other: DecimalMark = "," if self.decimal == "." else "."
-            self._odd.add(present & _numbers(texts, pl.Float64(), self.decimal).is_null(), row)
-            self._otherwise.add(present & _numbers(texts, pl.Float64(), other).is_null(), row)
+            self._odd.add(present & numbers_in(texts, pl.Float64(), self.decimal).is_null(), row)
+            self._otherwise.add(present & numbers_in(texts, pl.Float64(), other).is_null(), row)
             self._undated.add(present & ~texts.str.contains(_DAY), row)
             return
         self._zeros.add(texts.str.contains(_LEADING_ZERO), row)
@@ -182,7 +182,8 @@ def _first(marked: pl.Series, row: int) -> int:
     return row + place + 1
 
 
-def _numbers(texts: pl.Series, kind: pl.DataType, decimal: DecimalMark) -> pl.Series:
+def numbers_in(texts: pl.Series, kind: pl.DataType, decimal: DecimalMark) -> pl.Series:
+    """The numbers that texts stand for, null where one stands for none."""
     if decimal == ",":
         texts = texts.set(texts.str.contains(".", literal=True), None).str.replace(",", ".", literal=True)
     return texts.cast(kind, strict=False)
@@ -191,15 +192,16 @@ def _numbers(texts: pl.Series, kind: pl.DataType, decimal: DecimalMark) -> pl.Se
 def _as(kind: Kind, texts: pl.Series, decimal: DecimalMark) -> pl.Series | None:
     """The values, null where one is not of that kind; None where that is clear without a look at each."""
     make: Callable[[pl.Series], pl.Series | None] = {
-        "integer": lambda texts: _numbers(texts, pl.Int64(), decimal),
-        "float": lambda texts: _numbers(texts, pl.Float64(), decimal),
-        "boolean": _booleans,
+        "integer": lambda texts: numbers_in(texts, pl.Int64(), decimal),
+        "float": lambda texts: numbers_in(texts, pl.Float64(), decimal),
+        "boolean": booleans_in,
         "text": lambda texts: texts,
     }.get(kind, lambda texts: _times(texts, kind))
     return make(texts)
 
 
-def _booleans(texts: pl.Series) -> pl.Series | None:
+def booleans_in(texts: pl.Series) -> pl.Series | None:
+    """The booleans that texts stand for, in capitals or not; None where one stands for none."""
     words = texts.str.to_lowercase()
     return words == "true" if words.drop_nulls().is_in(["true", "false"]).all() else None
 

@@ -12,17 +12,17 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
-from common.errors import CorruptRecord, Fault, Invalid, NotFound, UnsupportedMedia
+from common.errors import CorruptRecord, Fault, Invalid, NotFound
 from common.schemas.datasets import Cell, Column, Dataset
 from common.schemas.record import Record
 from common.schemas.training import clean_name
 from common.store.files import DataFolder
 from common.store.stores import utc_now
-from service import problems
 from service.describing.associations import Associations, associate
 from service.gunzip import Gunzip
 from service.imports import Import, import_in, media_type
-from service.ingest import DEFAULT_NULLS, DELIMITER, DecimalMark, ParseOptions
+from service.routes import file_options
+from service.routes.file_options import JSON, TSV, Decimal, Delimiter, Nulls, parse_options
 from service.routes.shared import (
     Behind,
     Cursor,
@@ -35,16 +35,6 @@ from service.routes.shared import (
 from service.uploads import publish, receive
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
-
-_TSV = "text/tab-separated-values"
-_JSON = "application/json"
-_FORMATS = {
-    "text/csv": "csv",
-    _TSV: "csv",
-    "application/vnd.apache.parquet": "parquet",
-    "application/x-ndjson": "ndjson",
-    _JSON: "rows",
-}
 
 DatasetName = Annotated[
     str,
@@ -69,7 +59,7 @@ _BODY = {
                 "schema": {"type": "string"},
                 "example": "petal_length,petal_width,species\n1.4,0.2,setosa\n4.7,1.4,versicolor\n",
             },
-            _TSV: {"schema": {"type": "string"}, "example": "petal_length\tspecies\n1.4\tsetosa\n4.7\tversicolor\n"},
+            TSV: {"schema": {"type": "string"}, "example": "petal_length\tspecies\n1.4\tsetosa\n4.7\tversicolor\n"},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
             "application/x-ndjson": {
                 "schema": {"type": "string"},
@@ -110,33 +100,22 @@ async def upload(
     header: Annotated[
         bool, Query(description="CSV: whether the first line names the columns; else they are c0, c1, …")
     ] = True,
-    delimiter: Annotated[
-        str | None,
-        Query(
-            pattern=DELIMITER,
-            description="CSV: what separates cells; else a comma, in text/tab-separated-values a tab.",
-        ),
-    ] = None,
-    decimal: Annotated[
-        DecimalMark,
-        Query(description="CSV: the decimal mark. A number has no other mark: 1.234,5 is a text either way."),
-    ] = ".",
-    null: Annotated[
-        list[str] | None, Query(description="CSV: what stands for a missing value; replaces the default.")
-    ] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    null: Nulls = None,
 ) -> Dataset:
     """Uploads a CSV, TSV, Parquet or NDJSON file as the raw body, or rows as JSON.
 
     The body may be compressed: `Content-Encoding: gzip`. With a `uri` in a JSON body the file is fetched from there, if the
     operator allows that place. Column types are inferred from all rows and described.
     """
-    kind = _media_type(request)
-    read_as = partial(_options, header=header, delimiter=delimiter, decimal=decimal, null=null)
-    if kind != _JSON:
+    kind = file_options.media_type(request)
+    read_as = partial(parse_options, header=header, delimiter=delimiter, decimal=decimal, null=null)
+    if kind != JSON:
         read_as(kind)  # what is wrong with it is told before anything is sent
     place, limit = behind.stores.files.new_upload(), behind.settings.max_upload_bytes
     received = await receive(request.stream(), place, expander(request, limit))
-    wanted = await run_in_threadpool(import_in, received, behind.settings.max_request_bytes) if kind == _JSON else None
+    wanted = await run_in_threadpool(import_in, received, behind.settings.max_request_bytes) if kind == JSON else None
     if wanted is not None:
         name = wanted.name or name
         async with behind.fetcher.open(wanted.uri) as opened:
@@ -161,42 +140,6 @@ async def upload(
         response.headers["Idempotent-Replayed"] = "true"
     response.headers["Location"] = f"/v1/datasets/{created.id}"
     return await run_in_threadpool(behind.stores.datasets.get, created.id)
-
-
-def _media_type(request: Request) -> str:
-    """The form of the body."""
-    kind, *parameters = (part.strip() for part in request.headers.get("content-type", "").lower().split(";"))
-    if kind not in _FORMATS:
-        raise UnsupportedMedia(f"The body must be one of: {', '.join(_FORMATS)}.")
-    for name, _, value in (parameter.partition("=") for parameter in parameters):
-        if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
-            raise UnsupportedMedia("The charset must be utf-8: save the file as UTF-8.")
-    return kind
-
-
-def _options(
-    kind: str, *, header: bool, delimiter: str | None, decimal: DecimalMark, null: list[str] | None
-) -> ParseOptions:
-    """How a body of that form is to be read.
-
-    Raises:
-        Invalid: it is not CSV, and options for CSV were given.
-
-    """
-    given = {"header": not header, "delimiter": delimiter, "decimal": decimal != ".", "null": null is not None}
-    separator = delimiter or ("\t" if kind == _TSV else ",")
-    if _FORMATS[kind] != "csv" and any(given.values()):
-        message = "is for CSV only"
-        raise problems.invalid([Fault(name, "unsuitable_option", message) for name, value in given.items() if value])
-    return ParseOptions.model_validate(
-        {
-            "format": _FORMATS[kind],
-            "header": header,
-            "delimiter": separator,
-            "decimal": decimal,
-            "null": DEFAULT_NULLS if null is None else tuple(null),
-        }
-    )
 
 
 @router.get("", responses=errors(422))

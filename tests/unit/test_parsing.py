@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from common.errors import Invalid
 from service import parser
 from service.ingest import Parsed, ParseLimits, ParseOptions
-from service.parsing import csv_structure, csv_values, json_rows
+from service.parsing import csv_structure, json_rows
+from service.parsing.csv_cells import CsvCells
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 Outcome = tuple[Any, ...]
@@ -135,13 +136,13 @@ def test_padded_numbers_are_read_as_texts_from_then_on(tmp_path: Path, monkeypat
     monkeypatch.setattr(csv_structure, "BLOCK", 64)
     monkeypatch.setattr(csv_structure, "BLOCK_PER_COLUMN", 1)
     tried: list[bool] = []
-    real = csv_values.CsvTable._polars
+    real = CsvCells.quick
 
-    def watch(self: csv_values.CsvTable, block: csv_structure.Block, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    def watch(self: CsvCells, block: csv_structure.Block, schema: dict[str, pl.DataType]) -> pl.DataFrame:
         tried.append(pl.Int64 in schema.values())
         return real(self, block, schema)
 
-    monkeypatch.setattr(csv_values.CsvTable, "_polars", watch)
+    monkeypatch.setattr(CsvCells, "quick", watch)
     schema, rows, _ = outcome(tmp_path, b"a\n" + b"1\n" * 100 + b"2 \n" * 200, ParseOptions())
     assert (schema, rows) == ({"a": pl.Int64}, [(1,)] * 100 + [(2,)] * 200)
     assert sum(tried) < len(tried) / 2

@@ -36,7 +36,9 @@ def random_rows(rows: int) -> tuple[dict[str, TableColumn], list[dict[str, Any]]
     def numbers(values: Any) -> list[float | None]:
         return [None if gap else float(value) for gap, value in zip(gaps, values, strict=True)]
 
-    days = [None if gap else f"2024-{month:02d}-03" for gap, month in zip(gaps, random.integers(1, 13, rows), strict=True)]
+    days = [
+        None if gap else f"2024-{month:02d}-03" for gap, month in zip(gaps, random.integers(1, 13, rows), strict=True)
+    ]
     seconds = pl.Series(days, dtype=pl.String).str.to_datetime("%Y-%m-%d").dt.epoch("s").cast(pl.Float64)
     flags = [None if gap else bool(flag) for gap, flag in zip(gaps, random.random(rows) < 0.5, strict=True)]
     records: dict[str, list[Any]] = {
@@ -66,9 +68,7 @@ def answers_of(network: LearnedNetwork, instances: list[dict[str, Any]]) -> dict
     """The predictions of instances in the columns that a table's predictions have."""
     columns: dict[str, list[Any]] = {}
     for prediction in network.predict(instances):
-        found: dict[str, Any] = (
-            {"value": prediction.value} if prediction.label is None else {"label": prediction.label}
-        )
+        found: dict[str, Any] = {"value": prediction.value} if prediction.label is None else {"label": prediction.label}
         found |= {f"probability_{name}": value for name, value in (prediction.probabilities or {}).items()}
         found |= {f"quantile_{name}": value for name, value in (prediction.quantiles or {}).items()}
         for name, value in found.items():
@@ -92,7 +92,9 @@ def test_a_table_is_predicted_as_its_rows_are_one_by_one(target: Target, loss: L
 
 
 def test_a_row_whose_answer_is_no_finite_number_is_told_by_its_place() -> None:
-    network = network_of([Scaled(name="x", kind="numeric", mean=0, scale=1)], NumberTarget(mean=0, scale=1e300), MeanSquaredError())
+    network = network_of(
+        [Scaled(name="x", kind="numeric", mean=0, scale=1)], NumberTarget(mean=0, scale=1e300), MeanSquaredError()
+    )
     x = np.zeros(3000)
     x[2500] = 1e30
     with pytest.raises(Invalid) as caught:
