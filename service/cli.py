@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from common.errors import ChainruleError
 from common.identifiers import is_id
 from common.lifecycle import HELD
 from common.processes import ONE_BLAS_THREAD
+from common.schemas.predictions import LEAST_EXPLAINED
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import open_files
@@ -55,6 +57,7 @@ Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether
 ApiProcesses = Annotated[int | None, typer.Option(help="API processes, which share the port.", min=1, max=256)]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
 _BATCH = 1000
+_MOST_NOTES = 20
 
 Most = Annotated[int, typer.Option("--limit", min=1, help="Most lines.")]
 
@@ -478,9 +481,17 @@ def predict(
     instance: Annotated[
         list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell what each column adds, the most first.")] = False,
+    top_k: Annotated[int | None, typer.Option(help="Tell so many probabilities, the largest first.", min=1)] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of two classes, the second from this probability on, else the first.", min=0, max=1),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict rows of a file, or instances given as JSON; one line of answer per row."""
+    wanted = {"explain": explain or None, "top_k": top_k, "threshold": threshold}
+    options = {name: value for name, value in wanted.items() if value is not None}
     with _server() as client:
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
@@ -488,12 +499,26 @@ def predict(
             instances = read_instances(file, client.call("GET", f"/v1/models/{model}")["inputs"])
         else:
             instances = [_read_instance(text) for text in instance or ()]
-        answer = _predict_all(client, model, instances)
+        answer = _predict_all(client, model, instances, options)
         if as_json:
             out.print_json(data=answer)
             return
+        for warning in answer["warnings"][:_MOST_NOTES]:
+            err.print(f"note: {warning['pointer']}: {warning['message']}", markup=False)
+        if more := answer["warnings"][_MOST_NOTES:]:
+            err.print(f"note: {len(more):,} more; --json has them", markup=False)
         for prediction in answer["predictions"]:
-            out.print(str(prediction.get("label", prediction.get("value"))), markup=False)
+            out.print(_as_line(prediction, probabilities=top_k is not None), markup=False)
+
+
+def _as_line(prediction: dict[str, Any], *, probabilities: bool) -> str:
+    parts = [str(prediction.get("label", prediction.get("value")))]
+    if probabilities:
+        parts += [f"{name}={probability:.4f}" for name, probability in prediction["probabilities"].items()]
+    if explanation := prediction.get("explanation"):
+        added = sorted(explanation["contributions"].items(), key=lambda column: -abs(column[1]))
+        parts += [f"{name} {contribution:+.4g}" for name, contribution in added]
+    return "  ".join(parts)
 
 
 @app.command()
@@ -523,13 +548,22 @@ def _rounded(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
-def _predict_all(client: ApiClient, model: str, instances: list[Any]) -> dict[str, Any]:
-    """Predicts any number of rows, a thousand at a time, all with the model that answered the first."""
-    answer = client.predict(model, instances[:_BATCH])
-    for start in range(_BATCH, len(instances), _BATCH):
-        more = client.predict(answer["model_id"], instances[start : start + _BATCH])
+def _predict_all(client: ApiClient, model: str, instances: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Predicts any number of rows, some at a time, all with the model that answered the first."""
+    batch = LEAST_EXPLAINED if "explain" in options else _BATCH
+    answer = client.predict(model, instances[:batch], **options)
+    for start in range(batch, len(instances), batch):
+        more = client.predict(answer["model_id"], instances[start : start + batch], **options)
         answer["predictions"] += more["predictions"]
+        answer["warnings"] += [
+            {**warning, "pointer": _moved(warning["pointer"], start)} for warning in more["warnings"]
+        ]
     return answer
+
+
+def _moved(pointer: str, start: int) -> str:
+    """Where `/instances/3/age` is when so many instances come before; `/instances` stays."""
+    return re.sub("(?<=^/instances/)[0-9]+", lambda row: str(start + int(row[0])), pointer)
 
 
 def _read_instance(text: str) -> Any:

@@ -163,9 +163,10 @@ class ApiClient:
                     raise
                 threading.Event().wait(_RETRY_SECONDS)
 
-    def predict(self, reference: str, instances: list[Any]) -> dict[str, Any]:
+    def predict(self, reference: str, instances: list[Any], **options: Any) -> dict[str, Any]:
         """Predicts instances with a model."""
-        return dict(self.call("POST", f"/v1/models/{reference}/predict", json={"instances": instances}))
+        body = {"instances": instances, **options}
+        return dict(self.call("POST", f"/v1/models/{reference}/predict", json=body))
 
     def pages(self, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
         """Up to `limit` items of a list, newest first."""

@@ -14,7 +14,7 @@ import numpy as np
 from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot
 from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
-from common.features.numbers import QuantileNormal, Scaled
+from common.features.numbers import NumberColumn, QuantileNormal, Scaled
 from common.features.target import ClassTarget, NumberTarget, Target, target_from_document
 from common.features.times import Times
 from common.learned import LearnedDocument, width_of
@@ -53,7 +53,7 @@ def warm_start(base: StoredModel, task: TrainingTask, encoder: FeatureEncoder, t
     start = initial_parameters(task)
     new = task.layout.views(start)
     last = len(task.shape.layers)
-    is_same = encoder.to_document() == old_encoder.to_document()
+    is_same = [*map(_encoding, encoder.columns)] == [*map(_encoding, old_encoder.columns)]
     for name in new:
         is_inner = not name.startswith(("embedding", "layer0.", f"layer{last}."))
         is_kept = is_inner or (is_same and not name.startswith(f"layer{last}."))
@@ -98,7 +98,7 @@ def _carry_inputs(
         if before is None:
             continue
         old_place, at, was = before
-        if column == was and not isinstance(column, Embedded):
+        if _encoding(column) == _encoding(was) and not isinstance(column, Embedded):
             weights[row : row + column.width] = old["layer0.weights"][at : at + was.width]
         elif (isinstance(column, Scaled) and isinstance(was, Scaled) and column.logarithm == was.logarithm) or (
             isinstance(column, Times) and isinstance(was, Times)
@@ -125,6 +125,11 @@ def _carry_inputs(
             for mine, theirs in _same_categories(column, was):
                 vectors[mine] = theirs_all[theirs]
     bias[...] = shift
+
+
+def _encoding(column: Column) -> Column:
+    """All of a column that decides what its values become: the range that a model has seen is that of its own rows."""
+    return column.model_copy(update={"seen": None}) if isinstance(column, NumberColumn) else column
 
 
 def _is_near(ratio: float, shift: float) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from common.errors import BadData, CorruptRecord, Fault, Invalid, pointer_part
+from common.features.bounds import Bounds, Strangers
 from common.features.categories import CategoryColumn, Embedded, fit_categories
 from common.features.columns import Column, EncoderDocument
 from common.features.feature import Feature
@@ -48,6 +49,7 @@ class FeatureEncoder:
         self.width = starts[-1]
         """How many numbers a row becomes."""
         self._scaled = [c for c in columns if isinstance(c, Scaled)]
+        self._scaled_cells = _slots([place for place, c in enumerate(columns) if isinstance(c, Scaled)])
         self._others = [(start, c) for start, c in zip(starts, columns, strict=False) if not isinstance(c, Scaled)]
         self._logarithms = np.array([place for place, c in enumerate(self._scaled) if c.logarithm], np.intp)
         self._fills = np.array([[c.filled] for c in self._scaled], np.float64)
@@ -113,6 +115,14 @@ class FeatureEncoder:
         return tuple(Embedding(start, c.unknown_place + 1, c.vector) for start, c in self._embedded)
 
     @property
+    def owners(self) -> NDArray[np.intp]:
+        """The place of the column that each number comes from, once embedded columns are vectors: see `EmbeddedInputs`."""
+        plain = [0 if isinstance(column, Embedded) else column.width for column in self._columns]
+        vectors = [column.vector if isinstance(column, Embedded) else 0 for column in self._columns]
+        places = np.arange(len(self._columns))
+        return np.concatenate([places.repeat(plain), places.repeat(vectors)])
+
+    @property
     def joint_columns(self) -> tuple[str, ...]:
         """The columns that were scaled together, as pixels are."""
         return tuple(column.name for column in self._scaled if column.joint)
@@ -172,10 +182,26 @@ class FeatureEncoder:
         An instance is a mapping by column name, or a sequence in the order of `inputs`; None is a missing
         value. Raises `Invalid` with every fault, 100 at most, at pointers such as `/instances/3/age`.
         """
-        cells = self._reader.read(instances)
+        return self.encode_cells(self.cells(instances))
+
+    def cells(self, instances: Sequence[object]) -> Cells:
+        """What the columns make of `instances`, shape (instances, columns): numbers, seconds, places of categories.
+
+        Raises `Invalid` as `encode_records` does.
+        """
+        return self._reader.read(instances)
+
+    def strangers(self, cells: Cells) -> Strangers:
+        """Those among `cells`, shape (rows, columns), that are unlike what training rows had."""
+        return self._bounds.strangers(cells)
+
+    def encode_cells(self, cells: Cells) -> Matrix:
+        """The matrix of `cells`, shape (rows, columns), as `encode_records` makes it.
+
+        Raises `Invalid` where float32 cannot hold what becomes of a number.
+        """
         out = np.empty((len(cells), self.width), np.float32)
-        is_scaled = [isinstance(column, Scaled) for column in self._columns]
-        too_far = self._write_scaled(cells[:, is_scaled].T, out)
+        too_far = self._write_scaled(cells[:, self._scaled_cells].T, out)
         if too_far:
             raise refusal(
                 [Fault(f"/instances/{r}/{pointer_part(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
@@ -184,6 +210,12 @@ class FeatureEncoder:
             if not isinstance(column, Scaled):
                 column.write(values, out[:, place : place + column.width])
         return out
+
+    @cached_property
+    def all_missing(self) -> Matrix:
+        """A row whose every value is missing, shape (1, width), also of columns that refuse missing values."""
+        columns = [column.model_copy(update={"refuses_missing": False}) for column in self._columns]
+        return FeatureEncoder(columns).encode_records([[None] * len(columns)])
 
     def to_document(self) -> dict[str, object]:
         """The encoder as JSON can say it; `from_document` gives back the same, to the last bit."""
@@ -200,6 +232,10 @@ class FeatureEncoder:
     @cached_property
     def _reader(self) -> RecordReader:
         return RecordReader(self._columns)
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        return Bounds(self._columns)
 
     def _write_scaled(self, block: Cells, out: Matrix) -> list[tuple[int, str]]:
         """Scale `block`, shape (columns, rows), into `out`; the (row, column) float32 can't hold."""

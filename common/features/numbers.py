@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from common.errors import BadData
 from common.features.feature import Feature
@@ -42,6 +42,9 @@ class NumberColumn(Record):
     refuses_missing: bool = False
     texts: bool = False
     """Whether the data set holds texts, which are read as numbers; what is none counts as missing."""
+    seen: Annotated[tuple[float, float], Strict(False)] | None = None
+    """The smallest and the largest value of the training rows; None for booleans, without any value, and in models of
+    earlier versions."""
 
     @property
     def width(self) -> int:
@@ -165,7 +168,7 @@ def fit_number(feature: Feature, column: TableColumn, rows: NDArray[np.intp]) ->
     fill = _fill(known, missing)
     if scale == "quantile_normal":
         points, normals = _normal_quantiles(known)
-        return QuantileNormal(values=points, normals=normals, fill=fill, **common)
+        return QuantileNormal(values=points, normals=normals, fill=fill, seen=extremes(known), **common)
     logarithm = scale == "log"
     center, spread = _SCALES[scale](signed_log(known) if logarithm else known)
     at_zero = isinstance(missing, MeanMissing) and scale == "standard"
@@ -175,6 +178,7 @@ def fit_number(feature: Feature, column: TableColumn, rows: NDArray[np.intp]) ->
         scale=usable_scale(spread),
         logarithm=logarithm,
         fill=None if at_zero else fill,
+        seen=None if feature.kind == "boolean" else extremes(known),
         **common,
     )
 
@@ -190,6 +194,11 @@ def known_values(name: str, values: Cells, missing: Missing) -> Cells:
     if isinstance(missing, ErrorMissing) and len(known) < len(values):
         raise BadData(f"column {name} has {len(values) - len(known):,} missing values, which are to be refused")
     return known
+
+
+def extremes(known: Cells) -> tuple[float, float] | None:
+    """The smallest and the largest value; None without any."""
+    return (float(known.min()), float(known.max())) if known.size else None
 
 
 def signed_log(values: Cells) -> Cells:

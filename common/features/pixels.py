@@ -32,8 +32,8 @@ class Pixels:
     """Columns that look like the brightness of pixels, by the way they are to be scaled.
 
     Where at least 16 columns that are scaled alike hold only whole numbers from 0 to 255, and at least half of them
-    reach the highest value among them, they share one scale: a dim border pixel, lit in one image of thousands, would
-    otherwise become a number in the hundreds.
+    reach the highest value among them, they share one scale, and one range: a dim border pixel, lit in one image of
+    thousands, would otherwise become a number in the hundreds.
     """
 
     def __init__(self) -> None:
@@ -54,8 +54,9 @@ class Pixels:
             if not _are_pixels(pixels.values()):
                 continue
             zero, one = _pooled(pixels.values()) if scale == "standard" else _range(pixels.values())
+            low, width = _range(pixels.values())
+            common = {"mean": zero, "scale": usable_scale(one), "joint": True, "seen": (low, low + width)}
             for place in pixels:
-                common = {"mean": zero, "scale": usable_scale(one), "joint": True}
                 scaled[place] = scaled[place].model_copy(update=common)
         return scaled
 

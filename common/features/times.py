@@ -14,7 +14,7 @@ from pydantic import Field
 from common.errors import BadData
 from common.features.feature import Feature
 from common.features.moments import mean_and_std, standardize, usable_scale
-from common.features.numbers import MISSING_REFUSED, Cells, NumberColumn, Wrong, known_values
+from common.features.numbers import MISSING_REFUSED, Cells, NumberColumn, Wrong, extremes, known_values
 from common.features.table import Coded, TableColumn
 from common.schemas.columns import MeanMissing, MedianMissing
 
@@ -101,6 +101,7 @@ def fit_times(feature: Feature, column: TableColumn, rows: NDArray[np.intp]) -> 
         indicator=getattr(missing, "indicator", False),
         refuses_missing=missing.kind == "error",
         texts=texts,
+        seen=extremes(known),
     )
 
 

@@ -12,15 +12,22 @@ from common.network.room import Room
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What layers are bound to: so many rows, for training or for evaluation."""
+    """What layers are bound to: so many rows, for training, for evaluation, or for slopes along the inputs."""
 
     rows: int
     room: Room
     parameters: Mapping[str, Floats]
     """Named views of the flat vector."""
     gradients: Mapping[str, Floats] | None = None
-    """The same of the gradient; None: no backward pass will follow, and dropout does nothing."""
+    """The same of the gradient; None: nobody needs it, and dropout does nothing."""
+    to_inputs: bool = False
+    """Whether a backward pass will follow without it, to the inputs alone."""
     masks: list[Mask] = field(default_factory=list)
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether layers must keep what a backward pass takes."""
+        return self.gradients is not None or self.to_inputs
 
     def array(self, name: str, width: int) -> Floats:
         """The rows' part of the memory of that name, shape (rows, width)."""

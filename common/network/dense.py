@@ -52,8 +52,8 @@ class _BoundDense(BoundLayer):
         derivative = None
         if batch.gradients is not None:
             self._gradients = tuple(batch.gradients[name] for name in layer.shapes)
-            if self._activation.keeps_derivative:
-                self._kept = derivative = batch.array(f"{layer.name}.derivative", layer.width)
+        if batch.has_backward and self._activation.keeps_derivative:
+            self._kept = derivative = batch.array(f"{layer.name}.derivative", layer.width)
         forward: list[Operation] = [product(x, self._weights, outputs), partial(np.add, outputs, bias, outputs)]
         forward += self._activation.forward(outputs, batch.array("scratch", layer.width), derivative)
         super().__init__(x, outputs, forward)
@@ -64,12 +64,14 @@ class _BoundDense(BoundLayer):
 
     def backward(self, gradient: Floats, out: Floats | None) -> list[Operation]:
         """Through the activation, then to bias, inputs and weights."""
-        weights, bias = self._gradients
+        weights, bias = self._gradients or (None, None)
         operations = self._activation.backward(self._kept, gradient, scratch=self._kept)
-        operations.append(self._to_bias(gradient, bias))
+        if bias is not None:
+            operations.append(self._to_bias(gradient, bias))
         if out is not None:
             operations.append(self._to_inputs(gradient, out))
-        operations.append(self._to_weights(gradient, weights))
+        if weights is not None:
+            operations.append(self._to_weights(gradient, weights))
         return operations
 
     # With d the gradient of the loss with respect to z = x @ weights + bias:

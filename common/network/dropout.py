@@ -47,5 +47,6 @@ class _BoundDropout(BoundLayer):
         """What was dropped takes no part, and the rest as much as it was multiplied by."""
         if out is None:
             return []
-        assert self._mask is not None
+        if self._mask is None:
+            return [partial(np.copyto, out, gradient)]
         return [partial(np.multiply, gradient, self._mask, out)]

@@ -74,13 +74,15 @@ class _BoundLayerNorm(BoundLayer):
 
     def backward(self, gradient: Floats, out: Floats | None) -> list[Operation]:
         """With n the normalized inputs and d = gradient gain: (d - mean(d) - n mean(d n)) / deviation."""
-        gain, shift = self._gradients
         mean = self._mean[:, 0]
-        operations: list[Operation] = [
-            partial(self._ones.dot, gradient, shift),
-            partial(np.multiply, gradient, self._normal, self._scratch),
-            partial(self._ones.dot, self._scratch, gain),
-        ]
+        operations: list[Operation] = []
+        if self._gradients:
+            gain, shift = self._gradients
+            operations += [
+                partial(self._ones.dot, gradient, shift),
+                partial(np.multiply, gradient, self._normal, self._scratch),
+                partial(self._ones.dot, self._scratch, gain),
+            ]
         if out is None:
             return operations
         return [

@@ -46,6 +46,13 @@ class Loss(ABC):
     def predict(self, outputs: Floats, out: Floats) -> None:
         """Write what `outputs`, shape (rows, width), say of the target into `out`, which may be `outputs`."""
 
+    @abstractmethod
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """Overwrite `outputs` with how one prediction of each row, that of number `chosen`, changes with them.
+
+        That is the gradient of `predict(outputs)[row, chosen[row]]`; `chosen` has shape (rows,).
+        """
+
     def check(self, rows: int, targets: NDArray[Any], weights: Floats | None = None) -> None:
         """Raise ValueError for targets or weights that do not fit so many rows.
 
@@ -190,6 +197,14 @@ class CrossEntropy(ClassLoss):
         np.exp(out, out=out)
         np.divide(out, out.sum(axis=1, keepdims=True), out=out)
 
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """With p the softmax: p_k (1 - p_k) for the output k itself, -p_k p_j for the others."""
+        self.predict(outputs, outputs)
+        rows = np.arange(len(outputs))
+        share = outputs[rows, chosen]
+        outputs *= -share[:, np.newaxis]
+        outputs[rows, chosen] += share
+
 
 class _BoundClassLoss(BoundLoss):
     """What class losses share: the places of the right classes among all outputs."""
@@ -283,6 +298,16 @@ class Quadratic(ClassLoss):
         np.exp(logarithms - logarithms.max(axis=1, keepdims=True), out=out)
         np.divide(out, out.sum(axis=1, keepdims=True), out=out)
 
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """That of a softmax of log(a), whose slope is 1 - a, a being the sigmoids."""
+        rest = _sigmoid(-outputs)
+        self.predict(outputs, outputs)
+        rows = np.arange(len(outputs))
+        share = outputs[rows, chosen]
+        outputs *= -share[:, np.newaxis]
+        outputs[rows, chosen] += share
+        outputs *= rest
+
 
 def _sigmoid(z: Floats) -> Floats:
     sigmoid: Floats = np.reciprocal(1 + np.exp(-z))
@@ -322,6 +347,11 @@ class NumberLoss(Loss):
         """The outputs themselves."""
         if out is not outputs:
             np.copyto(out, outputs)
+
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """1 for the output itself."""
+        outputs.fill(0)
+        outputs[np.arange(len(outputs)), chosen] = 1
 
     def bind(self, outputs: Floats) -> BoundLoss:
         """The loss over these outputs."""
@@ -465,6 +495,10 @@ class Quantile(NumberLoss):
         """The outputs, sorted: quantiles never cross (Chernozhukov, Fernandez-Val and Galichon, 2010)."""
         out[...] = np.sort(outputs, axis=1)
 
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """1 for the output that comes to stand there."""
+        super().slope(outputs, np.argsort(outputs, axis=1)[np.arange(len(outputs)), chosen])
+
     def _each(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         difference = targets - outputs
         each: Floats = np.maximum(self.quantiles * difference, (self.quantiles - 1) * difference)
@@ -496,6 +530,13 @@ class Poisson(NumberLoss):
     def predict(self, outputs: Floats, out: Floats) -> None:
         """The rate."""
         np.exp(outputs, out=out)
+
+    def slope(self, outputs: Floats, chosen: NDArray[np.intp]) -> None:
+        """That of a rate is the rate itself."""
+        rows = np.arange(len(outputs))
+        rates = np.exp(outputs[rows, chosen])
+        outputs.fill(0)
+        outputs[rows, chosen] = rates
 
     def _each(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         logarithms = np.log(np.maximum(targets, np.finfo(self.dtype).tiny))

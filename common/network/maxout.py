@@ -61,7 +61,7 @@ class _BoundMaxout(BoundLayer):
 
     def backward(self, gradient: Floats, out: Floats | None) -> list[Operation]:
         """Each unit's gradient goes to the piece that was the largest, the first of equal ones, and no other."""
-        weights, bias = self._gradients
+        weights, bias = self._gradients or (None, None)
         operations: list[Operation] = []
         for piece in self._pieces:
             operations += [
@@ -69,8 +69,10 @@ class _BoundMaxout(BoundLayer):
                 partial(np.multiply, gradient, self._taken, piece),
                 partial(np.subtract, gradient, piece, gradient),  # what is taken is left to no other
             ]
-        operations.append(partial(self._ones.dot, self._z, bias))
+        if bias is not None:
+            operations.append(partial(self._ones.dot, self._z, bias))
         if out is not None:
             operations.append(product(self._z, self._weights.T, out))
-        operations.append(product(self.x.T, self._z, weights))
+        if weights is not None:
+            operations.append(product(self.x.T, self._z, weights))
         return operations

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.network.batch import Batch
-from common.network.embedding import Embedding
-from common.network.layer import BoundChain
+from common.network.embedding import EmbeddedInputs, Embedding
+from common.network.layer import BoundChain, Chain
 from common.network.losses import BoundLoss, NumberLoss, make_loss
 from common.network.masks import DropoutMasks, Mask
 from common.network.operations import Operation
@@ -195,7 +195,17 @@ class Predictor:
         self.layers = network_layers(shape, inputs, outputs, embeddings)
         self.parameters = ParameterLayout(self.layers.shapes).views(parameters)
         """By the names that the layers have for them."""
+        self.size: int = parameters.size
+        """How many numbers it has learned."""
         self.loss = make_loss(loss, outputs, self.dtype)
+        first, *others = self.layers.layers
+        self._embedding = first if isinstance(first, EmbeddedInputs) else None
+        self._inner = Chain("", first.width, others) if self._embedding else self.layers
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a row becomes on its way."""
+        return max(layer.width for layer in (self.layers, *self.layers.layers))
 
     @property
     def middle(self) -> int:
@@ -220,3 +230,36 @@ class Predictor:
         with quiet():
             self.loss.predict(outputs, outputs)
         return outputs
+
+    def embedded(self, x: Floats) -> Floats:
+        """The inputs with categories replaced by their vectors, as `EmbeddedInputs` orders them; `x` without any.
+
+        Raises ValueError for inputs that do not fit.
+        """
+        _check_inputs(x, self.inputs, self.dtype)
+        if self._embedding is None:
+            return x
+        bound = self._embedding.bind(x, Batch(len(x), Room(len(x), self.dtype), self.parameters))
+        for operation in bound.forward:
+            operation()
+        return bound.outputs
+
+    def slopes(self, embedded: Floats, chosen: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """One prediction of each row, and how it changes with each number of the row, once categories are vectors.
+
+        `embedded` has shape (rows, numbers); `chosen`, shape (rows,), says which of the predictions. New arrays of
+        shape (rows,) and like `embedded`: what `predict` says, and the gradient of that.
+        """
+        _check_inputs(embedded, self._inner.inputs, self.dtype)
+        batch = Batch(len(embedded), Room(len(embedded), self.dtype), self.parameters, to_inputs=True)
+        bound = self._inner.bind(embedded, batch)
+        slopes = np.empty_like(embedded)
+        with quiet():
+            for operation in bound.forward:
+                operation()
+            predictions = np.empty_like(bound.outputs)
+            self.loss.predict(bound.outputs, predictions)
+            self.loss.slope(bound.outputs, chosen)
+            for operation in bound.backward(bound.outputs, slopes):
+                operation()
+        return predictions[np.arange(len(chosen)), chosen], slopes

@@ -6,24 +6,27 @@ or to compute for long, does so in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import TooLarge, UnsupportedMedia
-from common.schemas.predictions import Prediction, PredictionRequest
+from common.schemas.predictions import Prediction, PredictionOptions, PredictionRequest, PredictionWarning
 from service import problems, strict_json
 from service.openapi import reference_to
 from service.predictor import Found
+from service.routes.prediction_options import Explain, Threshold, TopK, merged
 from service.routes.shared import Behind, Services, check_encoding, errors
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 _QUICK_BYTES = 1 << 16
 """A body that is read in the event loop: a fraction of a millisecond."""
+_QUICK_CELLS = 1 << 12
 _QUICK_WORK = 1 << 22
 """Bytes of weights, times rows, that are worked through in the event loop: a fraction of a millisecond, too."""
 _BODY: dict[str, Any] = {
@@ -37,9 +40,39 @@ _BODY: dict[str, Any] = {
 class Predictions(BaseModel):
     """One prediction per instance, and the model that made them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model_id": "mdl_48ff0qyk8ww7nbvctabx3698y",
+                    "predictions": [
+                        {
+                            "label": "stays",
+                            "probabilities": {"stays": 0.83, "leaves": 0.17},
+                            "explanation": {
+                                "baseline": 0.61,
+                                "contributions": {"age": 0.25, "city": -0.04, "member": 0.009},
+                                "remainder": 0.001,
+                            },
+                        }
+                    ],
+                    "warnings": [
+                        {
+                            "pointer": "/instances/0/city",
+                            "code": "unknown_category",
+                            "message": "counts as unknown: no training row had this category, or too few to learn from",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     model_id: str
     """The job's id while it has no model yet."""
     predictions: list[Prediction]
+    warnings: list[PredictionWarning]
+    """Values that training rows had nothing like."""
 
 
 @router.post(
@@ -48,10 +81,19 @@ class Predictions(BaseModel):
     responses=errors(400, 404, 409, 413, 415, 422),
     openapi_extra=_BODY,
 )
-async def predict(ref: str, request: Request, behind: Behind) -> Response:
+async def predict(
+    ref: str,
+    request: Request,
+    behind: Behind,
+    explain: Explain = None,
+    top_k: TopK = None,
+    threshold: Threshold = None,
+) -> Response:
     """Predicts. An instance is an object by column name, or an array in the order of the model's `inputs`.
 
-    A running job's id in place of a model's predicts with its best weights so far, as of its newest checkpoint.
+    The options may stand in the query, or in the body beside `instances`. docs/predictions.md tells what explanations
+    and warnings mean. A running job's id in place of a model's predicts with its best weights so far, as of its newest
+    checkpoint.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -61,10 +103,24 @@ async def predict(ref: str, request: Request, behind: Behind) -> Response:
     wanted = _wanted(body) if len(body) <= _QUICK_BYTES else await run_in_threadpool(_wanted, body)
     if len(wanted.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
+    in_query = PredictionOptions(explain=explain, top_k=top_k, threshold=threshold)
+    options = merged(in_query, wanted)
     found = await find(ref, behind)
-    is_quick = len(body) <= _QUICK_BYTES and len(wanted.instances) * found.network.nbytes <= _QUICK_WORK
-    answer = _answer(found, wanted) if is_quick else await run_in_threadpool(_answer, found, wanted)
-    return Response(answer, media_type="application/json")
+    answer = partial(_answer, found, wanted.instances, options, in_query.given)
+    return Response(await _run(answer, found, wanted, options, behind), media_type="application/json")
+
+
+async def _run(
+    answer: Callable[[], bytes], found: Found, wanted: PredictionRequest, options: PredictionOptions, behind: Services
+) -> bytes:
+    """Where there is time for it."""
+    if options.explain:
+        async with behind.evaluations:
+            return await run_in_threadpool(answer)
+    cells = len(wanted.instances) * len(found.network.encoder.columns)
+    if cells <= _QUICK_CELLS and len(wanted.instances) * found.network.nbytes <= _QUICK_WORK:
+        return answer()
+    return await run_in_threadpool(answer)
 
 
 async def find(ref: str, behind: Services) -> Found:
@@ -87,7 +143,7 @@ def _wanted(body: bytes) -> PredictionRequest:
         raise problems.invalid(problems.faults_of_body(error.errors(), document)) from None
 
 
-def _answer(found: Found, wanted: PredictionRequest) -> bytes:
-    predictions = found.network.predict(wanted.instances)
-    answer = Predictions.model_construct(model_id=found.id, predictions=predictions)
+def _answer(found: Found, instances: list[object], options: PredictionOptions, in_query: Collection[str]) -> bytes:
+    said = found.network.answer(instances, options, in_query)
+    answer = Predictions.model_construct(model_id=found.id, predictions=said.predictions, warnings=said.warnings)
     return answer.__pydantic_serializer__.to_json(answer, exclude_none=True)

@@ -10,7 +10,7 @@ import pytest
 
 from common.features.categories import Embedded, OneHot
 from common.features.encoder import FeatureEncoder
-from common.features.numbers import Scaled
+from common.features.numbers import QuantileNormal, Scaled
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.features.times import Times
 from common.identifiers import new_id
@@ -251,3 +251,14 @@ def test_what_is_far_from_what_it_was_begins_anew() -> None:
     (answer,) = after.predict([{"x": 1e50}])
     assert answer.value is not None
     assert abs(answer.value) < 1e3
+
+
+def test_the_range_that_a_model_has_seen_decides_nothing_of_what_it_begins_with() -> None:
+    def ranks(seen: tuple[float, float] | None) -> FeatureEncoder:
+        column = QuantileNormal(name="x", values=(0.0, 1.0), normals=(-1.0, 1.0), fill=0.5, indicator=True, seen=seen)
+        return FeatureEncoder([column])
+
+    _, before = before_and_after(ranks(None), ranks(None), MeanSquaredError())
+    _, after = before_and_after(ranks(None), ranks((0.0, 1.0)), MeanSquaredError())
+    records = [{"x": 0.2}, {"x": None}]
+    assert after.predict(records) == before.predict(records)
