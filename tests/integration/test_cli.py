@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -108,8 +109,25 @@ def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tm
     instance = '{"x0": 5.1, "x1": 3.5, "x2": 1.4, "x3": 0.2}'
     answer = chainrule(stack.url, "predict", job["model_id"], "--instance", instance, "--json")
     assert json.loads(answer.stdout)["model_id"] == job["model_id"]
+    assert_explained(stack, job["model_id"])
     watched = chainrule(stack.url, "watch", job["id"], "--json")
     assert json.loads(watched.stdout)["id"] == job["id"]
+
+
+def assert_explained(stack: RunningStack, model: str) -> None:
+    """Rows are explained, more than at a time, and strange values told of beside them, by the row that they are of."""
+    instances = [json.dumps({"x0": x0, "x1": 3.5, "x2": 1.4, "x3": 0.2}) for x0 in (*[5.1] * 8, 900, 5.2)]
+    given = [part for instance in instances for part in ("--instance", instance)]
+    told = chainrule(stack.url, "predict", model, *given, "--explain", "--top-k", "2")
+    assert told.returncode == 0, told.stderr
+    assert told.stderr.startswith("note: /instances/8/x0: is far outside the range")
+    lines = told.stdout.splitlines()
+    assert len(lines) == 10
+    added = r"(\w+)  \1=[01]\.\d{4}  \w+=[01]\.\d{4}(  x[0-3] [+-]\S+){4}"
+    assert all(re.fullmatch(added, line) for line in lines), lines
+    refused = chainrule(stack.url, "predict", model, *given[:2], "--threshold", "0.5")
+    assert refused.returncode == 1
+    assert "/threshold: is for two classes only" in refused.stderr
 
 
 def test_a_running_job_is_watched_and_cancelled(stack: RunningStack) -> None:

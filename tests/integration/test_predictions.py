@@ -55,6 +55,7 @@ def test_options_are_the_same_in_the_query_and_in_the_body(api: TestClient) -> N
     assert in_query == answered(api, top_k=1, threshold=0.3, explain=True)
     assert in_query == answered(api, "?top_k=1", threshold=0.3, explain=True)
     assert all(len(prediction["probabilities"]) == 1 for prediction in in_query["predictions"])
+    assert answered(api, top_k=10**300) == answered(api, "?top_k=2")
     for threshold, label in ((0.0, "virginica"), (1.0, "setosa")):
         predictions = answered(api, f"?threshold={threshold}")["predictions"]
         assert {prediction["label"] for prediction in predictions} == {label}

@@ -115,13 +115,13 @@ def differences(predictor: Predictor, x: Floats, baseline: Floats, chosen: NDArr
     return np.asarray(predictor.predict(x)[np.arange(len(x)), chosen] - predictor.predict(baseline)[0, chosen])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(cases())
 def test_contributions_sum_to_the_difference_between_both_outputs(case: Case) -> None:
     predictor, chosen = predictor_of(case), choices(case)
     baseline = np.zeros((1, case.inputs))
     wanted = differences(predictor, case.x, baseline, chosen)
-    found = attributed(predictor, case.x, baseline, chosen)
+    found = attributed(predictor, case.x, baseline, chosen, most=1000)
     assert (np.abs(found.sum(axis=1) - wanted) <= TOLERANCE * np.maximum(np.abs(wanted), SMALL)).all()
 
 

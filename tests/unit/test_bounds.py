@@ -73,10 +73,10 @@ def test_categories_that_no_training_row_had_are_unknown_in_every_encoding() -> 
 numbers = st.one_of(st.none(), st.floats(-100, 100), st.sampled_from((-math.inf, math.inf)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     st.lists(st.one_of(st.none(), st.tuples(st.floats(-10, 10), st.floats(0, 10))), min_size=1, max_size=4),
-    st.integers(1, 60),
+    st.integers(1, 30),
     st.data(),
 )
 def test_all_of_them_are_found_and_no_other(ranges: list[Any], rows: int, data: st.DataObject) -> None:
