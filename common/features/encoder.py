@@ -48,22 +48,20 @@ class FeatureEncoder:
         starts: list[int] = np.cumsum([0] + [column.width for column in columns]).tolist()
         self.width = starts[-1]
         """How many numbers a row becomes."""
-        self._scaled = [c for c in columns if isinstance(c, Scaled)]
-        self._scaled_cells = _slots([place for place, c in enumerate(columns) if isinstance(c, Scaled)])
-        self._others = [(start, c) for start, c in zip(starts, columns, strict=False) if not isinstance(c, Scaled)]
-        self._logarithms = np.array([place for place, c in enumerate(self._scaled) if c.logarithm], np.intp)
-        self._fills = np.array([[c.filled] for c in self._scaled], np.float64)
-        self._indicators = [
-            (start + 1, place)
-            for place, (start, c) in enumerate(
-                (start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, Scaled)
-            )
-            if c.indicator
+        placed = list(zip(starts, columns, strict=False))
+        scaled = [(start, column) for start, column in placed if isinstance(column, Scaled)]
+        self._scaled = [column for _, column in scaled]
+        self._scaled_cells = _slots([place for place, column in enumerate(columns) if isinstance(column, Scaled)])
+        self._slots = _slots([start for start, _ in scaled])
+        self._means = np.array([[column.mean] for column in self._scaled], np.float64)
+        self._scales = np.array([[column.scale] for column in self._scaled], np.float64)
+        self._fills = np.array([[column.filled] for column in self._scaled], np.float64)
+        self._logarithms = np.array([place for place, column in enumerate(self._scaled) if column.logarithm], np.intp)
+        self._indicators = [(start + 1, place) for place, (start, column) in enumerate(scaled) if column.indicator]
+        self._others = [
+            (place, start, column) for place, (start, column) in enumerate(placed) if not isinstance(column, Scaled)
         ]
-        self._embedded = [(start, c) for start, c in zip(starts, columns, strict=False) if isinstance(c, Embedded)]
-        self._means = np.array([[c.mean] for c in self._scaled], np.float64)
-        self._scales = np.array([[c.scale] for c in self._scaled], np.float64)
-        self._slots = _slots([start for start, c in zip(starts, columns, strict=False) if isinstance(c, Scaled)])
+        self._embedded = [(start, column) for start, column in placed if isinstance(column, Embedded)]
 
     @classmethod
     def fit(cls, table: Table, features: Sequence[Feature], rows: NDArray[np.intp]) -> FeatureEncoder:
@@ -170,10 +168,10 @@ class FeatureEncoder:
             too_far = self._write_scaled(block, out[start : start + step])
             if too_far:
                 raise _unusable(first_row + start, too_far, "number_too_large", _TOO_FAR)
-        for place, other in self._others:
+        for _, start, other in self._others:
             cells = other.cells(table[other.name])
             _refuse_missing(other, cells, first_row)
-            other.write(cells, out[:, place : place + other.width])
+            other.write(cells, out[:, start : start + other.width])
         return out
 
     def encode_records(self, instances: Sequence[object]) -> Matrix:
@@ -206,9 +204,8 @@ class FeatureEncoder:
             raise refusal(
                 [Fault(f"/instances/{r}/{pointer_part(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
             )
-        for values, (place, column) in zip(cells.T, self.placed, strict=True):
-            if not isinstance(column, Scaled):
-                column.write(values, out[:, place : place + column.width])
+        for place, start, other in self._others:
+            other.write(cells[:, place], out[:, start : start + other.width])
         return out
 
     @cached_property

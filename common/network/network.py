@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,6 +202,7 @@ class Predictor:
         first, *others = self.layers.layers
         self._embedding = first if isinstance(first, EmbeddedInputs) else None
         self._inner = Chain("", first.width, others) if self._embedding else self.layers
+        self._of_thread = threading.local()
 
     @property
     def widest(self) -> int:
@@ -218,11 +220,24 @@ class Predictor:
         Inputs near the limits of the dtype can give infinities. Raises ValueError for inputs that do not fit.
         """
         _check_inputs(x, self.inputs, self.dtype)
-        bound = self.layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self.parameters))
+        if len(x) == 1:
+            bound = self._for_one_row
+            np.copyto(bound.x, x)
+        else:
+            bound = self.layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self.parameters))
         with quiet():
             for operation in bound.forward:
                 operation()
-        return bound.outputs
+        return bound.outputs.copy() if len(x) == 1 else bound.outputs
+
+    @property
+    def _for_one_row(self) -> BoundChain:
+        """Kept for each thread: to make it takes longer than to run it, and most callers predict a row at a time."""
+        bound: BoundChain | None = getattr(self._of_thread, "one_row", None)
+        if bound is None:
+            x = np.empty((1, self.inputs), self.dtype)
+            bound = self._of_thread.one_row = self.layers.bind(x, Batch(1, Room(1, self.dtype), self.parameters))
+        return bound
 
     def predict(self, x: Floats) -> Floats:
         """What `outputs` says about the target: probabilities of the classes, or the outputs themselves."""

@@ -218,7 +218,7 @@ def test_no_more_are_explained_at_once_than_the_size_of_the_network_allows(monke
         network.answer([LIKELY] * 1001, PredictionOptions(explain=True))
     monkeypatch.setattr("common.learned._MOST_WORK", 20 * network.predictor.size)
     assert network.most_explained == 20
-    monkeypatch.setattr("common.learned._MOST_WORK", network.predictor.parameters)
+    monkeypatch.setattr("common.learned._MOST_WORK", network.predictor.size)
     assert network.most_explained == LEAST_EXPLAINED
     assert len(network.answer([LIKELY] * 9).predictions) == 9  # without explanations
 
