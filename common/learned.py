@@ -75,6 +75,8 @@ class LearnedNetwork:
     encoder: FeatureEncoder
     target: Target
     predictor: Predictor
+    shape: NetworkShape
+    loss: Loss
     quantiles: tuple[float, ...] = ()
     """What its outputs are quantiles for, where they are."""
     nbytes: int = 0
@@ -96,9 +98,19 @@ class LearnedNetwork:
             vector = weights_from_bytes(weights, parameter_count(read.network, inputs, outputs, embeddings))
             predictor = Predictor(read.network, inputs, outputs, read.loss, vector, embeddings)
             quantiles = read.loss.quantiles if isinstance(read.loss, Quantile) else ()
-            return cls(encoder, target, predictor, quantiles, vector.nbytes + _BYTES_PER_INPUT * inputs)
+            nbytes = vector.nbytes + _BYTES_PER_INPUT * inputs
+            return cls(encoder, target, predictor, read.network, read.loss, quantiles, nbytes)
         except (ValidationError, ValueError) as error:
             raise CorruptRecord("The stored model is damaged.", code="model_corrupt") from error
+
+    def to_document(self) -> LearnedDocument:
+        """What `load` makes the same network of, together with its weights."""
+        return LearnedDocument(
+            network=self.shape,
+            loss=self.loss,
+            encoder=self.encoder.to_document(),
+            target=self.target.to_document(),
+        )
 
     def predict(self, instances: Sequence[object]) -> list[Prediction]:
         """One prediction per instance, each an object by column name or an array in the order of the inputs.

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Most rows in one prediction."""
     model_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """Models that an API process keeps in memory to predict with, in bytes; the least recently used go first."""
+    max_model_bytes: Annotated[int, Field(ge=1024)] = 2**28
+    """Largest file of a model that may be imported, in bytes."""
     max_columns: Annotated[int, Field(ge=1)] = 10_000
     """Most columns of a data set."""
     max_cells: Annotated[int, Field(ge=1)] = 2_000_000_000
@@ -85,6 +87,9 @@ class Settings(BaseSettings):
     """Most ended jobs that are kept; the oldest are deleted first, their models stay."""
     keep_jobs_days: Annotated[float, Field(gt=0)] | None = None
     """For how many days an ended job is kept. Unset: however old."""
+    keep_model_versions: Annotated[int, Field(ge=1)] | None = None
+    """How many of the newest versions of each model's name are kept, beside those that an alias points to or a job that
+    has not ended begins with. Unset: all."""
     parser_memory_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
     """Address space that reading one upload may take; the memory in use is less."""
     parser_seconds: Annotated[int, Field(ge=1)] = 600

@@ -17,7 +17,7 @@ from service import problems
 from service.middleware import HostCheck, RequestId, SizeLimit
 from service.openapi import describe_too
 from service.problems import Problem
-from service.routes import datasets, file_predictions, health, jobs, models, predictions
+from service.routes import aliases, datasets, exports, file_predictions, health, jobs, models, predictions
 from service.routes.shared import Services, check_key, check_query
 
 _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
@@ -42,7 +42,15 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     app.state.services = Services.over(settings, stores)
     problems.install(app)
     describe_too(app, Problem, PredictionRequest)
-    for router in (datasets.router, jobs.router, models.router, file_predictions.router, predictions.router):
+    for router in (
+        datasets.router,
+        jobs.router,
+        file_predictions.router,
+        predictions.router,
+        models.router,
+        aliases.router,
+        exports.router,
+    ):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
     app.include_router(health.router)
 
@@ -54,6 +62,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
         path: str = scope["path"]
         if path.rstrip("/") == "/v1/datasets" or (path.endswith("/predict") and file_predictions.is_streamed(scope)):
             return settings.max_upload_bytes
+        if path.rstrip("/") == "/v1/models/import":
+            return settings.max_model_bytes
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 
     app.add_middleware(HostCheck, loopback=settings.is_loopback)

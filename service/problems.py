@@ -53,6 +53,8 @@ _CODES = {
     "residual_width": "residual_width",
     "conflicting_options": "conflicting_options",
     "out_of_order": "out_of_order",
+    "union_tag_invalid": "unknown_choice",
+    "union_tag_not_found": "missing",
 }
 _MESSAGES = {
     "tuple_type": "must be an array",
@@ -60,6 +62,8 @@ _MESSAGES = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
+    "union_tag_invalid": "is of no kind that is known",  # pydantic repeats the kind
+    "union_tag_not_found": "does not say of which kind it is",
 }
 _CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch": "wrong_form"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 
 from common.errors import Conflict, CorruptRecord, NotFound, StoreUnavailable
 from common.settings import Settings
@@ -13,14 +14,14 @@ from common.store.stores import Stores
 log = logging.getLogger("chainrule.supervisor")
 
 _MOST_AT_ONCE = 50
-"""Jobs in one go, so that leases are renewed in time."""
+"""Jobs, or models, in one go, so that leases are renewed in time."""
 
 
 class Housekeeping:
-    """Compresses the history of ended jobs, deletes those that are too old or too many, and checkpoints of none.
+    """Compresses the history of ended jobs, deletes those that are too old or too many, checkpoints of none, old models.
 
     Args:
-        settings: how many ended jobs are kept, and for how long.
+        settings: how many ended jobs are kept, and for how long, and how many versions of a model.
         stores: records and checkpoints.
         now: the time of day: for how long something is kept is the one thing that rests on it.
 
@@ -39,6 +40,9 @@ class Housekeeping:
         _each(self._stores.history.to_archive(_MOST_AT_ONCE), self._stores.history.archive)
         _each(jobs.surplus(self._settings.keep_jobs, before)[:_MOST_AT_ONCE], jobs.delete)
         _each(self._stores.files.jobs_with_checkpoints(), self._discard_unneeded)
+        if keep := self._settings.keep_model_versions:
+            models = self._stores.models
+            _each(models.surplus(keep, _MOST_AT_ONCE), partial(models.delete, spare_aliased=True))
 
     def _discard_unneeded(self, job_id: str) -> None:
         if self._needs_none(job_id):
@@ -55,14 +59,14 @@ class Housekeeping:
             return False
 
 
-def _each(job_ids: Iterable[str], tidy: Callable[[str], None]) -> None:
-    """Does something for each job: one that is damaged keeps none of the others from it."""
-    for job_id in job_ids:
+def _each(ids: Iterable[str], tidy: Callable[[str], None]) -> None:
+    """Does something for each job or model: one that is damaged keeps none of the others from it."""
+    for identifier in ids:
         try:
-            tidy(job_id)
+            tidy(identifier)
         except StoreUnavailable:
             raise
         except (NotFound, Conflict):
-            log.debug("%s has changed in between", job_id)
+            log.debug("%s has changed in between", identifier)
         except Exception:
-            log.exception("%s cannot be tidied up", job_id)
+            log.exception("%s cannot be tidied up", identifier)

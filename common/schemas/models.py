@@ -30,6 +30,17 @@ class ModelOutput(Record):
     classes: Listed[Label] | None = None
 
 
+class Imported(Record):
+    """The file that a model came in with, and what the model was where that was made."""
+
+    sha256: str
+    """Of the file."""
+    model_id: str
+    name: str
+    version: int
+    created_at: Time
+
+
 class Lineage(Record):
     """Where a model came from: enough to train it again."""
 
@@ -44,6 +55,8 @@ class Lineage(Record):
     """The training request in full, every default filled in."""
     versions: dict[str, str]
     """Of Chainrule, Python, NumPy and Ray."""
+    imported: Imported | None = None
+    """Null for a model that was trained here."""
 
 
 class ClassEvaluation(Record):
@@ -99,7 +112,9 @@ class Model(Record):
     name: str
     version: int
     job_id: str
+    """What trained it; for an imported model where that was, and nothing of this id need be here."""
     dataset_id: str
+    """What it was trained on; for an imported model as `job_id`."""
     task: Task
     inputs: Listed[ModelInput]
     output: ModelOutput
@@ -110,4 +125,5 @@ class Model(Record):
     parameters: Annotated[int, Field(description="How many numbers were learned.")]
     created_at: Time
     aliases: Listed[str] = ()
+    """Those of its name that point to it now; they are no part of what is immutable."""
     lineage: Lineage

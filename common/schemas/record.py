@@ -14,7 +14,12 @@ Listed = Annotated[tuple[Item, ...], Strict(False)]
 
 
 def _read_time(value: object) -> object:
-    return datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time such as 2024-05-17T08:30:00Z") from None  # which does not repeat what came
 
 
 def _write_time(value: datetime) -> str:

@@ -97,12 +97,18 @@ def idempotency(scope: str, key: str) -> str:
 
 
 def model(model_id: str) -> str:
-    """Hash with `record`, `version`, `document`, `weights` and `sha256`.
+    """Hash with `record`, `version`, `sha256`, `chunks` and the fields that `model_chunk` names.
 
-    `document` is encoder, target and network as JSON, `weights` float32 in little endian, `sha256` that of both.
-    Without `version` a model is not published, and expires.
+    The chunks, so many, are one file of the form `common/store/model_content.py` has; `sha256` is that of the whole.
+    Models of earlier versions have `document` (encoder, target and network as JSON) and `weights` (float32 in little
+    endian) in place of them. Without `version` a model is not published, and expires.
     """
     return f"{ROOT}model:{model_id}"
+
+
+def model_chunk(number: int) -> str:
+    """The field of a model's hash that holds that part of its file, counted from 0."""
+    return f"chunk:{number}"
 
 
 def model_jobs(model_id: str) -> str:
@@ -118,6 +124,21 @@ def model_versions(name: str) -> str:
 def model_counter(name: str) -> str:
     """String, a counter: the newest version ever given to that name."""
     return f"{ROOT}model_name:{name}:counter"
+
+
+def model_aliases(name: str) -> str:
+    """Hash: alias -> id of the model that it points to; empty once it was removed."""
+    return f"{ROOT}model_name:{name}:aliases"
+
+
+def alias_history(name: str, alias: str) -> str:
+    """List, newest first: what the alias pointed to, as JSON."""
+    return f"{ROOT}model_name:{name}:alias_history:{alias}"
+
+
+def name_in(key: str) -> str:
+    """The name in a key of `model_versions` or `model_aliases`."""
+    return key.removeprefix(f"{ROOT}model_name:").partition(":")[0]
 
 
 def supervisor(supervisor_id: str) -> str:

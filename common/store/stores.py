@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.store.access import AccessStore
+from common.store.aliases import AliasStore
 from common.store.checkpoints import CheckpointStore
 from common.store.client import Client
 from common.store.datasets import DatasetStore
@@ -32,6 +33,7 @@ class Stores:
     history: HistoryStore
     checkpoints: CheckpointStore
     models: ModelStore
+    aliases: AliasStore
     access: AccessStore
     supervisors: SupervisorStore
     files: DataFolder
@@ -39,13 +41,15 @@ class Stores:
 
 def open_stores(client: Client, files: DataFolder, now: Callable[[], datetime] = utc_now) -> Stores:
     """The stores of one process."""
+    aliases = AliasStore(client, now)
     return Stores(
         client=client,
         datasets=DatasetStore(client),
         jobs=JobStore(client, now),
         history=HistoryStore(client),
         checkpoints=CheckpointStore(client, files, now),
-        models=ModelStore(client),
+        models=ModelStore(client, aliases),
+        aliases=aliases,
         access=AccessStore(client),
         supervisors=SupervisorStore(client),
         files=files,

@@ -1,6 +1,6 @@
 """`/v1/models`: learned networks, and how good they are.
 
-`{ref}` is an id, a name (its newest version) or `name@3`. A job's id stands for what it has learned.
+`{ref}` is an id, a name (its newest version), `name@3` or `name@alias`. A job's id stands for what it has learned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from common.identifiers import is_id
 from common.schemas.evaluation import DatasetEvaluation, EvaluationRequest
 from common.schemas.models import Model
 from service.comparison import Comparison
+from service.model_differences import ModelComparison, compare_models
 from service.routes.shared import Behind, Cursor, JsonRoute, Limit, Listing, Services, errors
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
@@ -34,23 +35,47 @@ def list_models(
 @router.get("/{ref}", responses=errors(404, 409))
 def show(ref: str, behind: Behind) -> Model:
     """A model: its inputs, its output, how good it is and where it came from."""
-    if is_id(ref, "job"):
-        model_id = behind.stores.jobs.get(ref).model_id
-        if model_id is None:
-            raise Conflict(
-                "The job has no model of its own, or not yet.",
-                code="model_not_ready",
-                hint="While it runs its id can be predicted with.",
-            )
-        return behind.stores.models.get(model_id)
-    return behind.stores.models.get(behind.stores.models.resolve(ref))
+    return record_of(ref, behind)
 
 
-@router.delete("/{ref}", status_code=204, responses=errors(404, 422))
+def record_of(ref: str, behind: Services) -> Model:
+    """The record that a reference to a model, or the id of a job, stands for.
+
+    Raises:
+        NotFound: there is no such model or job.
+        Conflict: the job has no model (`model_not_ready`).
+
+    """
+    if not is_id(ref, "job"):
+        return behind.stores.models.get(behind.stores.models.resolve(ref))
+    model_id = behind.stores.jobs.get(ref).model_id
+    if model_id is None:
+        raise Conflict(
+            "The job has no model of its own, or not yet.",
+            code="model_not_ready",
+            hint="While it runs its id can be predicted with.",
+        )
+    return behind.stores.models.get(model_id)
+
+
+@router.get("/{ref}/compare", responses=errors(404, 409, 422))
+def compare(
+    ref: str,
+    behind: Behind,
+    other: Annotated[str, Query(alias="with", max_length=200, description="The second model, named as the first.")],
+) -> ModelComparison:
+    """What sets a second model apart from this one: metrics, training request, data, inputs, output."""
+    return compare_models(record_of(ref, behind), record_of(other, behind))
+
+
+@router.delete("/{ref}", status_code=204, responses=errors(404, 409, 422))
 def delete(ref: str, behind: Behind) -> None:
-    """Deletes a model, named by its id or `name@3`: a bare name, which means another one afterwards, is refused."""
+    """Deletes a model with all its traces, named by its id or `name@3`; its aliases point to nothing then.
+
+    A bare name or an alias, which may mean another one by now, is refused.
+    """
     model_id = behind.stores.models.resolve(ref)
-    if not is_id(ref, "mdl") and "@" not in ref:
+    if not is_id(ref, "mdl") and not ref.partition("@")[2].isdigit():
         fault = Fault("ref", "ambiguous_reference", "must be an id, or a name with its version such as name@3")
         raise Invalid("The request has a fault.", [fault])
     behind.stores.models.delete(model_id)

@@ -24,7 +24,9 @@ from common.schemas.losses import CrossEntropy, Loss, MeanSquaredError
 from common.schemas.models import Lineage, Model
 from common.schemas.network import Dense, NetworkShape
 from common.schemas.training import TrainingRequest
+from common.store import keys
 from common.store.checkpoints import SavedTraining
+from common.store.client import text
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores
@@ -214,3 +216,15 @@ def publish(
     stores.models.save(model)
     stores.jobs.succeed(claim, "epochs_done", metrics or {}, (model.record.id, name))
     return stores.models.get(model.record.id)
+
+
+def traces(stores: Stores, identifier: str) -> set[str]:
+    """Keys and indexes in which there is something of a record."""
+    found = {text(key) for key in stores.client.keys(f"*{identifier}*")}
+    for index in stores.client.scan_iter(match=keys.model_aliases("*")):
+        if identifier.encode() in stores.client.hvals(index):
+            found.add(text(index))
+    found |= {text(key) for key in stores.client.scan_iter(_type="set") if stores.client.sismember(key, identifier)}
+    return found | {
+        text(key) for key in stores.client.scan_iter(_type="zset") if stores.client.zscore(key, identifier) is not None
+    }

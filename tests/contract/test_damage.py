@@ -19,7 +19,6 @@ from common.schemas.cluster import Node, SupervisorReport
 from common.schemas.jobs import JobError
 from common.settings import Settings
 from common.store import keys
-from common.store.client import text
 from common.store.jobs import Claim
 from common.store.stores import Stores
 from service.changes import Changes
@@ -32,6 +31,7 @@ from tests.contract import (
     running,
     save_checkpoint,
     submit,
+    traces,
 )
 from tests.steady_ray import SteadyRay
 from worker.housekeeping import Housekeeping
@@ -57,15 +57,6 @@ SPOILT: dict[str, Spoil] = {
     },
     "a number too large to count": lambda client, key: client.hset(key, "fence", "9223372036854775807"),
 }
-
-
-def traces(stores: Stores, identifier: str) -> set[str]:
-    """Keys and indexes in which there is something of a record."""
-    found = {text(key) for key in stores.client.keys(f"*{identifier}*")}
-    found |= {text(key) for key in stores.client.scan_iter(_type="set") if stores.client.sismember(key, identifier)}
-    return found | {
-        text(key) for key in stores.client.scan_iter(_type="zset") if stores.client.zscore(key, identifier) is not None
-    }
 
 
 # What callers do
@@ -262,6 +253,38 @@ def test_a_damaged_model_is_told_of_and_can_be_removed(stores: Stores, spoil: Sp
     stores.models.delete(model.id)
     assert traces(stores, model.id) == set()
     assert stores.models.get(other.id) == other
+
+
+def test_an_alias_of_a_damaged_model_points_to_nothing_once_that_is_removed(stores: Stores) -> None:
+    model, other = publish(stores), publish(stores)
+    for alias, pointed in (("canary", model), ("live", model), ("older", other)):
+        stores.aliases.move("iris", alias, pointed.id)
+    stores.client.hset(keys.model(model.id), "record", "garbage")
+    stores.models.delete(model.id)
+    assert traces(stores, model.id) == set()
+    assert [alias.model_id for alias in stores.aliases.of_name("iris")] == [None, None, other.id]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c.set(keys.model_aliases("iris"), "garbage"),
+        lambda c: c.hset(keys.model_aliases("iris"), "live", NO_TEXT),
+        lambda c: c.hset(keys.model_aliases("iris"), NO_TEXT, "garbage"),
+        lambda c: c.set(keys.alias_history("iris", "live"), "garbage"),
+        lambda c: c.lpush(keys.alias_history("iris", "live"), "garbage", NO_TEXT),
+    ],
+)
+def test_damaged_aliases_hide_no_model_and_hold_none(stores: Stores, spoil: Callable[[redis.Redis], object]) -> None:
+    model = publish(stores)
+    stores.aliases.move("iris", "live", model.id)
+    spoil(stores.client)
+    assert stores.models.get(model.id).id == model.id
+    assert [found.id for found in stores.models.page(9).data] == [model.id]
+    with suppress(CorruptRecord):
+        stores.aliases.of_name("iris")
+    stores.models.delete(model.id)
+    assert stores.models.page(9).data == []
 
 
 @pytest.mark.parametrize("spoil", [lambda c, k: c.set(k, "garbage"), lambda c, k: c.sadd(k, "garbage", NO_TEXT)])

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from common.errors import NotFound
+from common.errors import Conflict, NotFound
 from common.identifiers import new_id
 from common.schemas.jobs import JobError
 from common.settings import Settings
 from common.store import keys
 from common.store.stores import Stores
-from tests.contract import an_epoch, publish, running, save_checkpoint, submit
+from tests.contract import an_epoch, publish, running, save_checkpoint, submit, traces
 from worker.housekeeping import Housekeeping
 
 
@@ -94,3 +94,52 @@ def test_a_damaged_record_does_not_keep_the_others_from_being_tidied(stores: Sto
     stores.client.set(keys.job(damaged), "garbage")
     housekeeping(stores, keep_jobs=1).tidy()
     assert stores.jobs.get(whole).state == "cancelled"
+
+
+def test_without_a_limit_every_version_of_a_model_is_kept(stores: Stores) -> None:
+    models = [publish(stores) for _ in range(3)]
+    housekeeping(stores).tidy()
+    assert [model.id for model in stores.models.page(10).data] == [model.id for model in reversed(models)]
+
+
+def test_the_newest_versions_of_each_name_are_kept_and_those_that_are_needed(stores: Stores) -> None:
+    iris = [publish(stores) for _ in range(6)]
+    wine = [publish(stores, "wine") for _ in range(2)]
+    stores.aliases.move("iris", "live", iris[0].id)
+    stores.aliases.move("iris", "canary", iris[5].id)
+    job_id = submit(stores, base_model_id=iris[1].id)
+    housekeeping(stores, keep_model_versions=2).tidy()
+    kept = [model.version for model in stores.models.page(10, name="iris").data]
+    assert kept == [6, 5, 2, 1]
+    assert len(stores.models.page(10, name="wine").data) == len(wine)
+    assert traces(stores, iris[2].id) == set()
+    stores.jobs.cancel(job_id)
+    stores.aliases.remove("iris", "live")
+    housekeeping(stores, keep_model_versions=2).tidy()
+    assert [model.version for model in stores.models.page(10, name="iris").data] == [6, 5]
+    assert publish(stores).version == 7
+
+
+def test_a_version_that_got_an_alias_in_between_is_spared(stores: Stores) -> None:
+    old, _ = publish(stores), publish(stores)
+    assert stores.models.surplus(1, 10) == [old.id]
+    stores.aliases.move("iris", "live", old.id)
+    with pytest.raises(Conflict):
+        stores.models.delete(old.id, spare_aliased=True)
+    assert stores.models.surplus(1, 10) == []
+    assert stores.models.resolve("iris@live") == old.id
+
+
+def test_old_versions_are_removed_some_at_a_time_the_oldest_first(stores: Stores) -> None:
+    models = [publish(stores) for _ in range(5)]
+    assert stores.models.surplus(1, 3) == [model.id for model in models[:3]]
+
+
+def test_damaged_versions_and_aliases_keep_no_other_name_from_being_tidied(stores: Stores) -> None:
+    broken, *_ = (publish(stores) for _ in range(3))
+    wine = [publish(stores, "wine") for _ in range(3)]
+    stores.client.set(keys.model_aliases("wine"), "garbage")
+    stores.client.hset(keys.model(broken.id), "record", "garbage")
+    housekeeping(stores, keep_model_versions=1).tidy()
+    assert len(stores.models.page(10, name="iris").data) == 1
+    assert len(stores.models.page(10, name="wine").data) == len(wine)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
+import safetensors.numpy
 
 from common.errors import CorruptRecord, NotFound
 from common.store import keys
-from common.store.models import UNPUBLISHED_SECONDS
+from common.store.client import raw
+from common.store.models import UNPUBLISHED_SECONDS, ModelStore
 from common.store.stores import Stores
-from tests.contract import a_model, publish, running
+from service.predictor import Predictor
+from tests.contract import a_model, publish, running, traces
 
 
 def test_a_model_is_invisible_until_its_job_has_ended_and_is_whole_then(stores: Stores) -> None:
@@ -104,7 +111,7 @@ def test_a_deleted_model_leaves_nothing_but_the_count_of_its_name(stores: Stores
     for call in (stores.models.get, stores.models.load, stores.models.delete):
         with pytest.raises(NotFound):
             call(gone.id)
-    assert stores.client.exists(keys.model(gone.id)) == 0
+    assert traces(stores, gone.id) == set()
     assert stores.jobs.get(gone.job_id).model_id == gone.id
 
 
@@ -115,17 +122,31 @@ def flip(client: redis.Redis, key: str, name: str) -> None:
 
 
 SPOILT: dict[str, Callable[[redis.Redis, str], object]] = {
-    "a bit of the weights": lambda client, key: flip(client, key, "weights"),
-    "a bit of the document": lambda client, key: flip(client, key, "document"),
+    "a bit of the first chunk": lambda client, key: flip(client, key, keys.model_chunk(0)),
+    "a bit of the third chunk": lambda client, key: flip(client, key, keys.model_chunk(2)),
     "a bit of the checksum": lambda client, key: flip(client, key, "sha256"),
-    "weights cut short": lambda client, key: client.hset(key, "weights", b"\0\0\0\0"),
-    "no weights": lambda client, key: client.hdel(key, "weights"),
+    "a chunk cut short": lambda client, key: client.hset(key, keys.model_chunk(1), b"\0\0\0\0"),
+    "a chunk gone": lambda client, key: client.hdel(key, keys.model_chunk(1)),
+    "two chunks changed about": lambda client, key: swap(client, key, keys.model_chunk(1), keys.model_chunk(2)),
+    "a chunk too few": lambda client, key: client.hincrby(key, "chunks", -1),
+    "a chunk too many": lambda client, key: client.hincrby(key, "chunks", 1),
+    "endlessly many chunks": lambda client, key: client.hset(key, "chunks", 10**15),
+    "no number of chunks": lambda client, key: client.hset(key, "chunks", "garbage"),
+    "chunks of an earlier version": lambda client, key: client.hdel(key, "chunks"),
     "no checksum": lambda client, key: client.hdel(key, "sha256"),
 }
 
 
+def swap(client: redis.Redis, key: str, one: str, other: str) -> None:
+    first, second = client.hmget(key, one, other)
+    assert first is not None
+    assert second is not None
+    client.hset(key, mapping={one: second, other: first})
+
+
 @pytest.mark.parametrize("name", SPOILT)
 def test_damaged_weights_are_never_loaded_and_harm_no_other_model(stores: Stores, name: str) -> None:
+    stores = in_chunks_of(stores, 300)
     broken, whole = publish(stores), publish(stores)
     SPOILT[name](stores.client, keys.model(broken.id))
     with pytest.raises(CorruptRecord) as caught:
@@ -134,6 +155,64 @@ def test_damaged_weights_are_never_loaded_and_harm_no_other_model(stores: Stores
     assert stores.models.load(whole.id).record == whole
     assert len(stores.models.page(10).data) == 2
     stores.models.delete(broken.id)
+    assert traces(stores, broken.id) == set()
+
+
+def in_chunks_of(stores: Stores, size: int) -> Stores:
+    return replace(stores, models=ModelStore(stores.client, stores.aliases, chunk_bytes=size))
+
+
+@pytest.mark.parametrize("size", [7, 300, 10**6])
+def test_a_model_reads_back_as_it_was_written_however_it_is_cut(stores: Stores, size: int) -> None:
+    model = a_model(seed=3)
+    in_chunks_of(stores, size).models.publish(model)
+    loaded = stores.models.load(model.record.id)
+    assert (loaded.document, loaded.weights) == (model.document, model.weights)
+    fields = stores.client.hgetall(keys.model(model.record.id))
+    chunks = [raw(value) for name, value in fields.items() if raw(name).startswith(b"chunk:")]
+    assert max(map(len, chunks)) <= size
+    assert stores.client.hget(keys.model(model.record.id), "chunks") == str(len(chunks)).encode()
+
+
+def test_what_is_stored_is_a_file_that_safetensors_reads(stores: Stores) -> None:
+    model = a_model(seed=4)
+    stores.models.save(model)
+    content = stores.client.hget(keys.model(model.record.id), keys.model_chunk(0))
+    assert isinstance(content, bytes)
+    tensors = safetensors.numpy.load(content)
+    assert list(tensors) == ["parameters"]
+    assert tensors["parameters"].tobytes() == model.weights
+
+
+GOLDEN = json.loads((Path(__file__).parent / "model_of_0_1_0.json").read_text())
+"""A model as an earlier version stored it, before there were chunks, and what it predicted."""
+
+
+def older(stores: Stores) -> str:
+    fields = {**GOLDEN["fields"], "weights": base64.b64decode(GOLDEN["fields"]["weights"])}
+    stores.client.hset(keys.model(GOLDEN["id"]), mapping=fields)
+    stores.client.zadd(keys.MODELS, {GOLDEN["id"]: 1})
+    stores.client.zadd(keys.model_versions("iris"), {GOLDEN["id"]: 1})
+    return str(GOLDEN["id"])
+
+
+def test_a_model_of_an_earlier_version_predicts_as_it_did(stores: Stores) -> None:
+    model_id = older(stores)
+    assert stores.models.resolve("iris") == model_id
+    network = Predictor(stores, stores, 1 << 20).find("iris").network
+    [prediction] = network.predict([{"length": 4.5, "colour": "red"}])
+    assert prediction.model_dump(exclude_none=True) == GOLDEN["prediction"]
+    stores.models.delete(model_id)
+    assert traces(stores, model_id) == set()
+
+
+@pytest.mark.parametrize("name", ["weights", "document", "sha256"])
+def test_damage_of_a_model_of_an_earlier_version_is_told_of(stores: Stores, name: str) -> None:
+    model_id = older(stores)
+    flip(stores.client, keys.model(model_id), name)
+    with pytest.raises(CorruptRecord) as caught:
+        stores.models.load(model_id)
+    assert caught.value.stable_code == "model_corrupt"
 
 
 @pytest.mark.parametrize("garbage", [b"{", b"{}", b"\xff"])

@@ -769,7 +769,7 @@ def test_a_model_that_is_not_published_yet_is_not_found(api: TestClient, stores:
     assert api.get("/v1/models").json()["data"] == []
 
 
-@pytest.mark.parametrize("part", ["weights", "document", "sha256", "record"])
+@pytest.mark.parametrize("part", ["chunk:0", "sha256", "record"])
 def test_a_damaged_model_is_told_of_and_no_other_is_touched(api: TestClient, stores: Stores, part: str) -> None:
     broken, whole = publish(stores), publish(stores, "wine")
     stored = stores.client.hget(keys.model(broken.id), part)

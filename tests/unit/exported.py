@@ -72,7 +72,7 @@ def network_of(
     initialize(shape, encoder.width, outputs, generator, parameters, encoder.embeddings)
     parameters += generator.normal(0, 0.1, parameters.shape).astype(np.float32)
     predictor = Predictor(shape, encoder.width, outputs, loss, parameters, encoder.embeddings)
-    return LearnedNetwork(encoder, target, predictor, loss.quantiles if isinstance(loss, Quantile) else ())
+    return LearnedNetwork(encoder, target, predictor, shape, loss, loss.quantiles if isinstance(loss, Quantile) else ())
 
 
 def record_of(network: LearnedNetwork) -> Model:

@@ -30,12 +30,7 @@ end
 for _, index in ipairs({ KEYS[2], KEYS[3], KEYS[6] .. state }) do
   if not fits(index, "zset") then return damaged() end
 end
-if KEYS[7] ~= "" then
-  if not (fits(KEYS[7], "hash") and fits(KEYS[8], "zset") and fits(KEYS[9], "zset")) then return damaged() end
-  for _, counter in ipairs({ KEYS[10], KEYS[11] }) do
-    if not is_whole(redis.call("GET", counter) or "0") then return damaged() end
-  end
-end
+if KEYS[7] ~= "" and not can_be_published(KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]) then return damaged() end
 
 redis.call("HSET", KEYS[1], "state", ARGV[2], "token", ARGV[6])
 redis.call("HDEL", KEYS[1], "waiting_for")
@@ -65,11 +60,7 @@ if ARGV[14] ~= "" then
   end
 end
 if KEYS[7] ~= "" then
-  local version = redis.call("INCR", KEYS[10])
-  redis.call("HSET", KEYS[7], "version", version)
-  redis.call("PERSIST", KEYS[7])
-  redis.call("ZADD", KEYS[8], redis.call("INCR", KEYS[11]), ARGV[11])
-  redis.call("ZADD", KEYS[9], version, ARGV[11])
+  publish(ARGV[11], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11])
   redis.call("HSET", KEYS[1], "model_id", ARGV[11])
 end
 tell(KEYS[5], "state", ARGV[5], ARGV[7])

@@ -34,3 +34,29 @@ local function is_used(jobs, prefix)
   end
   return false
 end
+
+-- Whether a model can be made visible.
+local function can_be_published(model, models, versions, counter, sequence)
+  if not (fits(model, "hash") and fits(models, "zset") and fits(versions, "zset")) then return false end
+  for _, number in ipairs({ counter, sequence }) do
+    if not is_whole(redis.call("GET", number) or "0") then return false end
+  end
+  return true
+end
+
+-- Makes a model visible as the next version of its name.
+local function publish(id, model, models, versions, counter, sequence)
+  local version = redis.call("INCR", counter)
+  redis.call("HSET", model, "version", version)
+  redis.call("PERSIST", model)
+  redis.call("ZADD", models, redis.call("INCR", sequence), id)
+  redis.call("ZADD", versions, version, id)
+end
+
+-- Lets an alias point to a model, or to none (id ""), and notes it among the newest of its history.
+local function point(aliases, histories, alias, id, version, now, most)
+  redis.call("HSET", aliases, alias, id)
+  local found = id == "" and '"model_id":null,"version":null' or '"model_id":"' .. id .. '","version":' .. version
+  redis.pcall("LPUSH", histories .. alias, "{" .. found .. ',"changed_at":"' .. now .. '"}')
+  redis.pcall("LTRIM", histories .. alias, 0, most - 1)
+end
