@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
 from tests.contract import publish, running
-from tests.integration.rich_models import TARGETS, a_rich_model, instances
 from tests.integration.test_api import MARK, api, files_in, refused, request_of
+from tests.unit.rich_models import TARGETS, a_rich_model, instances
 
 __all__ = ["api"]
 
@@ -155,22 +154,6 @@ def test_the_same_key_imports_once(api: TestClient, stores: Stores) -> None:
 # What is refused
 
 
-def parts_of(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Header, description and numbers of a file."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["description"]), content[8 + length :]
-
-
-def made_of(header: object, numbers: bytes, description: object = None) -> bytes:
-    """A file of these parts."""
-    if description is not None:
-        assert isinstance(header, dict)
-        header["__metadata__"]["description"] = json.dumps(description)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + numbers
-
-
 @pytest.fixture
 def content(api: TestClient, stores: Stores) -> bytes:
     """The file of a model with one hidden layer."""
@@ -199,98 +182,3 @@ def test_a_file_that_is_too_large_is_refused(settings: Settings, stores: Stores,
             answer = import_of(api, content)
             assert answer.status_code == status, answer.text
             assert import_of(api, content + b"\0").status_code == 413
-
-
-def test_a_file_cut_short_anywhere_is_refused(api: TestClient, content: bytes) -> None:
-    for end in [*range(0, len(content), 97), len(content) - 1]:
-        answer = import_of(api, content[:end])
-        refused(answer, 422, "invalid_model_file" if end else "empty_body")
-    refused(import_of(api, content + b"\0"), 422, "invalid_model_file")
-
-
-Spoil = Callable[[dict[str, Any], dict[str, Any]], object]
-
-
-def _set(*path: str | int, value: object) -> Spoil:
-    def spoil(_: dict[str, Any], description: dict[str, Any]) -> None:
-        node: Any = description
-        for step in path[:-1]:
-            node = node[step]
-        node[path[-1]] = value
-
-    return spoil
-
-
-def _tensor(name: str, **entries: object) -> Spoil:
-    return lambda header, _: header[name].update(entries)
-
-
-COLUMN = ("network", "encoder", "columns")
-SPOILT: list[tuple[str, Spoil, list[tuple[str, str]]]] = [
-    ("no tensor", lambda h, _: h.pop("layer0.bias"), [("/layer0.bias", "missing")]),
-    ("a tensor too many", lambda h, _: h.update(more=h["layer0.bias"]), [("/more", "unknown_field")]),
-    ("another dtype", _tensor("layer0.bias", dtype="F16"), [("/layer0.bias", "wrong_type")]),
-    ("no dtype", _tensor("layer0.bias", dtype=None), [("/layer0.bias", "wrong_type")]),
-    ("a huge shape", _tensor("layer0.weights", shape=[2**62, 2**62]), [("/layer0.weights", "wrong_shape")]),
-    ("a shape below zero", _tensor("layer0.weights", shape=[-3, -4]), [("/layer0.weights", "wrong_shape")]),
-    ("a flat shape", _tensor("layer0.weights", shape=[12]), [("/layer0.weights", "wrong_shape")]),
-    ("a shape of truths", _tensor("layer0.bias", shape=[True]), [("/layer0.bias", "wrong_shape")]),
-    ("offsets below zero", _tensor("layer0.bias", data_offsets=[-16, 0]), [("/layer0.bias", "wrong_offsets")]),
-    ("far offsets", _tensor("layer0.bias", data_offsets=[2**63, 2**63 + 16]), [("/layer0.weights", "wrong_offsets")]),
-    ("an overlap", _tensor("layer1.bias", data_offsets=[0, 8]), [("/layer0.bias", "wrong_offsets")]),
-    ("no offsets", _tensor("layer0.bias", data_offsets=[]), [("/layer0.bias", "wrong_offsets")]),
-    ("a tensor that is none", lambda h, _: h.update({"layer0.bias": 7}), [("/layer0.bias", "wrong_type")]),
-    ("no metadata", lambda h, _: h.pop("__metadata__"), [("/__metadata__", "wrong_type")]),
-    ("another format", _set("format", value="M4RKER"), [("/format", "unknown_choice")]),
-    ("a later version", _set("version", value=2), [("/version", "unknown_choice")]),
-    ("no model", lambda _, d: d.pop("model"), [("/model", "missing")]),
-    ("more than that", lambda _, d: d.update(more=1), [("/more", "unknown_field")]),
-    ("wider layers", _set("network", "network", "layers", 0, "units", value=5), [("/model/lineage/request/network", "inconsistent")]),
-    ("huge layers", _set("network", "network", "layers", 0, "units", value=10**9), [("/network/network/layers/0/units", "out_of_range")]),
-    ("too many layers", _set("network", "network", "layers", value=[{"kind": "layer_norm"}] * 65), [("/network/network/layers", "out_of_range")]),
-    ("an unknown layer", _set("network", "network", "layers", 0, "kind", value="M4RKER"), [("/network/network/layers/0", "unknown_choice")]),
-    ("a loss for numbers", _set("network", "loss", value={"kind": "mse"}), [("/network/loss", "unsuitable_loss")]),
-    ("an unknown form of column", _set(*COLUMN, 0, "form", value="M4RKER"), [("/network/encoder/columns/0", "unknown_choice")]),
-    ("a form that is none", _set(*COLUMN, 0, "form", value=["M4RKER"]), [("/network/encoder/columns/0", "unknown_choice")]),
-    ("a column twice", _set(*COLUMN, 1, "name", value="length"), [("/network/encoder/columns/1/name", "duplicate_name")]),
-    ("a name that deceives", _set(*COLUMN, 1, "name", value="a\u202eb"), [("/network/encoder/columns/1/name", "invalid_name")]),
-    ("a category twice", _set(*COLUMN, 1, "categories", value=["blue", "blue"]), [("/network/encoder/columns/1/categories", "duplicate_category")]),
-    ("too many categories", _set(*COLUMN, 1, "categories", value=[*map(str, range(1002))]), [("/network/encoder/columns/1/categories", "out_of_range")]),
-    ("no scale", _set(*COLUMN, 0, "scale", value=0), [("/network/encoder/columns/0/scale", "out_of_range")]),
-    ("a mean that is text", _set(*COLUMN, 0, "mean", value="M4RKER"), [("/network/encoder/columns/0/mean", "wrong_type")]),
-    ("a fill that is too far", _set(*COLUMN, 0, "fill", value=1e300), [("/network/encoder/columns/0", "out_of_range")]),
-    ("an endless fill", _set(*COLUMN, 0, "fill", value=-1.7e308), [("/network/encoder/columns/0", "out_of_range")]),
-    ("no columns", _set(*COLUMN, value=[]), [("/network/encoder/columns", "too_many_columns")]),
-    ("an encoder that is none", _set("network", "encoder", value=[]), [("/network/encoder", "wrong_type")]),
-    ("one class", _set("network", "target", "classes", value=["a"]), [("/network/target/classes", "out_of_range")]),
-    ("a class twice", _set("network", "target", "classes", value=["a", "a"]), [("/network/target/classes", "duplicate_category"), ("/model/output", "inconsistent")]),
-    ("classes of two types", _set("network", "target", "classes", value=["true", True]), [("/network/target/classes", "wrong_type"), ("/model/output", "inconsistent")]),
-    ("huge classes", _set("network", "target", "classes", value=[0, 10**300]), [("/network/target/classes", "out_of_range"), ("/model/output", "inconsistent")]),
-    ("a task that is another", _set("model", "task", value="regression"), [("/model/task", "inconsistent")]),
-    ("other inputs", _set("model", "inputs", value=[]), [("/model/inputs", "inconsistent")]),
-    ("an output that is an input", _set("model", "output", "name", value="length"), [("/model/output/name", "target_is_feature")]),
-    ("another number of parameters", _set("model", "parameters", value=25), [("/model/parameters", "inconsistent")]),
-    ("a name that is no slug", _set("model", "name", value="M4RKER"), [("/model/name", "invalid_name")]),
-    ("an id that is none", _set("model", "job_id", value="../M4RKER"), [("/model/job_id", "wrong_form")]),
-    ("a time that is none", _set("model", "created_at", value="M4RKER"), [("/model/created_at", "out_of_range")]),
-    ("a time before all times", _set("model", "created_at", value="0001-01-01T00:00:00+23:59"), [("/model/created_at", "out_of_range")]),
-    ("a hash that is none", _set("model", "lineage", "dataset_sha256", value="M4RKER"), [("/model/lineage/dataset_sha256", "wrong_form")]),
-    ("a huge lineage", _set("model", "lineage", "request", "a", value="x" * 2**20), [("/model/lineage", "out_of_range")]),
-    ("a lineage without a network", _set("model", "lineage", "request", value={}), [("/model/lineage/request", "inconsistent")]),
-    ("an endless number", _set("model", "lineage", "request", "a", value="INFINITE"), [("/model/lineage/request", "inconsistent")]),
-    ("metrics without end", _set("model", "metrics", value={str(i): 0.5 for i in range(201)}), [("/model/metrics", "out_of_range")]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("spoil", "found"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
-def test_every_part_of_a_file_is_checked_before_any_is_used(
-    api: TestClient, stores: Stores, content: bytes, spoil: Spoil, found: list[tuple[str, str]]
-) -> None:
-    header, description, numbers = parts_of(content)
-    header["__metadata__"]["description"] = ""
-    spoil(header, description)
-    if "__metadata__" in header:
-        header["__metadata__"]["description"] = json.dumps(description).replace('"INFINITE"', "1e999")
-    assert refused(import_of(api, made_of(header, numbers)), 422, "invalid_model_file") == found
-    assert len(api.get("/v1/models").json()["data"]) == 1
-    assert files_in(stores) == []
