@@ -6,8 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +15,7 @@ import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
-from common.errors import ChainruleError
 from common.identifiers import is_id
 from common.lifecycle import HELD
 from common.processes import ONE_BLAS_THREAD
@@ -28,10 +25,12 @@ from common.store.client import connect
 from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
+from service.cli_models import models_app
 from service.client import ApiClient, ApiError, name_of
 from service.ingest import DEFAULT_NULLS
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
+from service.terminal import AsJson, Most, err, explained, headline, out, server, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,9 +43,7 @@ keys_app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 datasets_app = typer.Typer(help="List data sets, newest first; `add` adds one, `show` describes one.")
 app.add_typer(datasets_app, name="datasets")
-
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+app.add_typer(models_app, name="models")
 
 Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells.")]
 Decimal = Annotated[str | None, typer.Option(help="CSV: the decimal mark, . or ,")]
@@ -55,11 +52,8 @@ Null = Annotated[
 ]
 Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether the first line names the columns.")]
 ApiProcesses = Annotated[int | None, typer.Option(help="API processes, which share the port.", min=1, max=256)]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for scripts.")]
 _BATCH = 1000
 _MOST_NOTES = 20
-
-Most = Annotated[int, typer.Option("--limit", min=1, help="Most lines.")]
 
 
 def main() -> None:
@@ -82,26 +76,6 @@ def _options(
     """Train neural networks over HTTP. CHAINRULE_URL and CHAINRULE_KEY say where the server is."""
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Known errors are a message and exit status 1, not a traceback."""
-    try:
-        yield
-    except (ApiError, ChainruleError) as error:
-        err.print(str(error), style="red", markup=False)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def _server() -> Iterator[ApiClient]:
-    """The server that the environment names."""
-    url = os.environ.get("CHAINRULE_URL", "http://127.0.0.1:8000")
-    with _explained(), ApiClient(url, os.environ.get("CHAINRULE_KEY")) as client:
-        yield client
-
-
 # The stack
 
 
@@ -112,7 +86,7 @@ def up(
     processes: ApiProcesses = None,
 ) -> None:
     """Start the whole stack here: Redis, Ray, a supervisor, the API. Ctrl-C ends it; the next start carries on."""
-    with _explained():
+    with explained():
         settings = read_settings(port=port, state_dir=state_dir, processes=processes)
         Stack(settings, lambda text: out.print(text, markup=False)).run()
 
@@ -120,7 +94,7 @@ def up(
 @app.command()
 def serve(processes: ApiProcesses = None) -> None:
     """Run the API alone, for a cluster; settings come from CHAINRULE_* variables."""
-    with _explained():
+    with explained():
         count = read_settings(processes=processes).processes
         if count > 1:
             serve_by_several(count, lambda text: out.print(text, markup=False))
@@ -142,7 +116,7 @@ def create_key(
     key_file: Annotated[Path | None, typer.Option(help="Accept the key in this file instead of making one.")] = None,
 ) -> None:
     """Make an API key and print it; only its hash is kept. With the first key, every call needs one."""
-    with _explained():
+    with explained():
         settings = read_settings()
         access = open_stores(connect(running_redis_url(settings), retries=4), open_files(settings, patience=1.0)).access
         if if_none and access.digests():
@@ -191,7 +165,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, train a network on it, watch it, and name its model."""
-    with _server() as client:
+    with server() as client:
         body, reading = _read_request(request), _reading(delimiter, decimal, null, header=header)
         if is_id(file, "ds"):
             if reading:
@@ -244,7 +218,7 @@ def _read_request(file: Path | None) -> dict[str, Any]:
 @app.command()
 def watch(job_id: str, as_json: AsJson = False) -> None:
     """Watch a job until it ends; exit status 0 if it succeeded."""
-    with _server() as client:
+    with server() as client:
         _watch(client, job_id, as_json=as_json)
 
 
@@ -288,17 +262,9 @@ def outcome(job: dict[str, Any]) -> str:
     if job["error"]:
         hint = f" {job['error']['hint']}" if job["error"]["hint"] else ""
         return f"failed ({job['error']['code']}): {job['error']['message']}{hint}"
-    metrics = _headline(job["metrics"])
+    metrics = headline(job["metrics"])
     model = f"; model {job['model_id']}" if job["model_id"] else ""
     return f"{job['state']} ({job['stop_reason']}): {metrics or 'no epoch was finished'}{model}"
-
-
-_HEADLINE = ("accuracy", "log_loss", "rmse", "mae", "r2")
-
-
-def _headline(metrics: Mapping[str, float] | None) -> str:
-    """The metrics that a line has room for."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items() if name in _HEADLINE)
 
 
 @app.command()
@@ -309,7 +275,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _server() as client:
+    with server() as client:
         found = client.pages("/v1/jobs", limit, state=state, label=label)
         waits = any(job["waiting_for"] for job in found)
         columns = (
@@ -326,31 +292,11 @@ def jobs(
             {
                 **job,
                 "epoch": job["progress"]["epoch"] if job["progress"] else None,
-                "metrics": _headline(job["metrics"]),
+                "metrics": headline(job["metrics"]),
             }
             for job in found
         ]
-        _show(found, rows, columns, as_json=as_json)
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Option(help="Only versions of this name.")] = None,
-    limit: Most = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List models, newest first."""
-    with _server() as client:
-        found = client.pages("/v1/models", limit, name=name)
-        rows = [
-            {
-                **model,
-                "target": model["output"]["name"],
-                "metrics": _headline(model["metrics"]),
-            }
-            for model in found
-        ]
-        _show(found, rows, ("id", "name", "version", "task", "target", "metrics", "created_at"), as_json=as_json)
+        show(found, rows, columns, as_json=as_json)
 
 
 @datasets_app.callback(invoke_without_command=True)
@@ -358,10 +304,10 @@ def datasets(context: typer.Context, limit: Most = 20, as_json: AsJson = False) 
     """List data sets, newest first; `add` adds one, `show` describes one."""
     if context.invoked_subcommand is not None:
         return
-    with _server() as client:
+    with server() as client:
         found = client.pages("/v1/datasets", limit)
         rows = [{**dataset, "columns": len(dataset["columns"])} for dataset in found]
-        _show(found, rows, ("id", "name", "version", "format", "rows", "columns", "created_at"), as_json=as_json)
+        show(found, rows, ("id", "name", "version", "format", "rows", "columns", "created_at"), as_json=as_json)
 
 
 @datasets_app.command("show")
@@ -373,7 +319,7 @@ def show_dataset(
     as_json: AsJson = False,
 ) -> None:
     """Describe the columns of a data set, and what to beware of."""
-    with _server() as client:
+    with server() as client:
         path = f"/v1/datasets/{dataset_id}"
         dataset = client.call("GET", path)
         found = None if target is None else client.call("GET", f"{path}/associations", params={"target": target})
@@ -402,7 +348,7 @@ def add_dataset(
     as_json: AsJson = False,
 ) -> None:
     """Upload a data set, or have the server fetch it."""
-    with _server() as client:
+    with server() as client:
         dataset = client.add(source, name, _reading(delimiter, decimal, null, header=header))
         if as_json:
             out.print_json(data=dataset)
@@ -410,21 +356,9 @@ def add_dataset(
             _tell_dataset(dataset)
 
 
-def _show(found: list[dict[str, Any]], rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
-    if as_json:
-        out.print_json(data=found)
-        return
-    table = Table(box=None)
-    for column in columns:
-        table.add_column(column, no_wrap=column == "id", min_width=30 if column == "id" else None, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
-    out.print(table, markup=False)
-
-
 def _steer(job_id: str, verb: str, meanwhile: Mapping[str, str], *, as_json: bool) -> None:
     """Asks for something to happen to a job, and tells its state; `meanwhile` has other words for those on the way."""
-    with _server() as client:
+    with server() as client:
         job = client.call("POST", f"/v1/jobs/{job_id}/{verb}")
         if as_json:
             out.print_json(data=job)
@@ -457,7 +391,7 @@ def rerun(
     as_json: AsJson = False,
 ) -> None:
     """Submit the request of an earlier job once more, and watch the new one."""
-    with _server() as client:
+    with server() as client:
         job = client.call("POST", f"/v1/jobs/{job_id}/rerun", json=_read_request(request))
         if not as_json:
             out.print(job["id"], markup=False)
@@ -467,9 +401,9 @@ def rerun(
 @app.command()
 def checkpoints(job_id: str, as_json: AsJson = False) -> None:
     """List the newest checkpoints of a job, newest first."""
-    with _server() as client:
+    with server() as client:
         found = client.call("GET", f"/v1/jobs/{job_id}/checkpoints")["data"]
-        _show(found, found, ("number", "attempt", "epoch", "step", "bytes", "seconds", "created_at"), as_json=as_json)
+        show(found, found, ("number", "attempt", "epoch", "step", "bytes", "seconds", "created_at"), as_json=as_json)
 
 
 @app.command()
@@ -492,7 +426,7 @@ def predict(
     """Predict rows of a file, or instances given as JSON; one line of answer per row."""
     wanted = {"explain": explain or None, "top_k": top_k, "threshold": threshold}
     options = {name: value for name, value in wanted.items() if value is not None}
-    with _server() as client:
+    with server() as client:
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
         if file is not None:
@@ -528,7 +462,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Tell how good a model is on a stored data set: every metric, and each class or quantile."""
-    with _server() as client:
+    with server() as client:
         answer = client.call("POST", f"/v1/models/{model}/evaluate", json={"dataset_id": dataset})
         if as_json:
             out.print_json(data=answer)
@@ -541,7 +475,7 @@ def evaluate(
             out.print(f"{name} {value:.4f}", markup=False)
         if details := answer["classes"] or answer["quantiles"]:
             rows = [{name: _rounded(value) for name, value in detail.items()} for detail in details]
-            _show(details, rows, tuple(details[0]), as_json=False)
+            show(details, rows, tuple(details[0]), as_json=False)
 
 
 def _rounded(value: Any) -> Any:

@@ -84,6 +84,30 @@ class ApiClient:
             # A kept connection dies with the process that served it; to ask anew is safe (RFC 9110, section 9.2.2).
             return self._http.request(method, path, **options)
 
+    def download(self, path: str, file: Path, params: Mapping[str, str]) -> None:
+        """Writes an answer to a file; on any error no part of it is left.
+
+        Raises:
+            ApiError: as for `call`, or the file cannot be written.
+
+        """
+        part = file.with_name(f"{file.name}.part")
+        try:
+            with self._http.stream("GET", path, params=dict(params)) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise ApiError(_explain(answer))
+                with part.open("wb") as sink:
+                    for chunk in answer.iter_bytes():
+                        sink.write(chunk)
+            part.replace(file)
+        except httpx2.TransportError as error:
+            raise Unreachable(f"{self._http.base_url} does not answer ({error}).") from error
+        except OSError as error:
+            raise ApiError(f"{file}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
     def upload(self, file: Path, name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Uploads a file whose name ends in one of `FORMATS`, or in one of them and `.gz`; answers its description.
 

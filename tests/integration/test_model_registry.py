@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -98,11 +97,11 @@ def test_two_models_are_compared_by_any_reference(api: TestClient, stores: Store
     refused(api.get("/v1/models/iris/compare"), 422, "invalid_request")
 
 
-@pytest.fixture
-def url(redis_url: str, stores: Stores, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def url(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an API process over the stores."""
-    del stores  # emptied before it starts
-    with start_api(tmp_path / "api.log", redis_url) as process:
+    folder = tmp_path_factory.mktemp("api")
+    with start_api(folder / "log", redis_url, CHAINRULE_STATE_DIR=str(folder)) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
         process.terminate()
