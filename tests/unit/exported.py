@@ -18,11 +18,11 @@ from common.features.numbers import number_of
 from common.features.table import code_values
 from common.features.target import ClassTarget, NumberTarget, Target
 from common.identifiers import new_id
-from common.learned import LearnedNetwork, output_of, width_of
-from common.network.network import Predictor
-from common.network.structure import initialize, parameter_count
+from common.learned import LearnedDocument, LearnedNetwork, output_of, width_of
+from common.network.saved import weights_to_bytes
+from common.network.structure import initialize, network_layout
 from common.schemas.columns import ColumnOptions, FeatureKind
-from common.schemas.losses import CrossEntropy, Loss, Quantile
+from common.schemas.losses import CrossEntropy, Loss
 from common.schemas.models import Lineage, Model
 from common.schemas.network import Dense, NetworkShape
 from service.exporting.columns import missing_text
@@ -59,20 +59,27 @@ def network_of(
     shape: NetworkShape = SHAPE,
     loss: Loss | None = None,
     target: Target | None = None,
+    *,
     seed: int = 0,
+    stretched: Mapping[str, float] | None = None,
 ) -> LearnedNetwork:
-    """A network with weights as they are drawn, and biases other than zero."""
+    """A network with weights as they are drawn, some `stretched` by a factor, and biases other than zero."""
     loss = loss or CrossEntropy()
     if target is None:
         is_class = loss.kind in ("cross_entropy", "quadratic")
         target = ClassTarget(classes=CLASSES) if is_class else NumberTarget(mean=21.5, scale=3.25)
     outputs = width_of(target, loss)
     generator = np.random.default_rng(seed)
-    parameters = np.empty(parameter_count(shape, encoder.width, outputs, encoder.embeddings), np.float32)
+    layout = network_layout(shape, encoder.width, outputs, encoder.embeddings)
+    parameters = np.empty(layout.size)
     initialize(shape, encoder.width, outputs, generator, parameters, encoder.embeddings)
-    parameters += generator.normal(0, 0.1, parameters.shape).astype(np.float32)
-    predictor = Predictor(shape, encoder.width, outputs, loss, parameters, encoder.embeddings)
-    return LearnedNetwork(encoder, target, predictor, shape, loss, loss.quantiles if isinstance(loss, Quantile) else ())
+    parameters += generator.normal(0, 0.1, parameters.shape)
+    for name, factor in (stretched or {}).items():
+        parameters[layout.slices[name]] *= factor
+    document = LearnedDocument(
+        network=shape, loss=loss, encoder=encoder.to_document(), target=target.to_document()
+    ).model_dump(mode="json")
+    return LearnedNetwork.load(document, weights_to_bytes(parameters))
 
 
 def record_of(network: LearnedNetwork) -> Model:

@@ -96,17 +96,14 @@ def test_every_loss(loss: Loss, encoding: str) -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "quadratic"])
 def test_probabilities_stay_right_where_outputs_are_far_from_zero(loss: str) -> None:
-    network = network_of(mixed(), loss=next(one for one in LOSSES if one.kind == loss))
-    network.predictor.parameters["layer1.weights"][...] *= 300
-    compare(network, both(MIXED, NEW))
+    spec = next(one for one in LOSSES if one.kind == loss)
+    compare(network_of(mixed(), loss=spec, stretched={"layer1.weights": 300}), both(MIXED, NEW))
 
 
 @pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
 def test_units_that_are_far_from_zero(activation: str) -> None:
     shape = NetworkShape.model_validate({"layers": [{"kind": "dense", "units": 5, "activation": activation}]})
-    network = network_of(mixed(), shape, LOSSES[3])
-    network.predictor.parameters["layer0.weights"][...] *= 1e4
-    compare(network, both(MIXED, NEW))
+    compare(network_of(mixed(), shape, LOSSES[3], stretched={"layer0.weights": 1e4}), both(MIXED, NEW))
 
 
 @pytest.mark.parametrize("classes", [(False, True), (-3, 0, 2**60), ("", "a b", "ü🙂")], ids=["bool", "int", "str"])
@@ -171,9 +168,8 @@ def test_every_scale_with_every_policy_for_missing_numbers(scale: str, missing: 
 
 def test_a_column_of_a_logarithm_is_exact_where_its_numbers_are_tiny() -> None:
     cells: Raw = {"x": [n * 1e-13 for n in range(-5, 6)]}
-    network = network_of(encoder_of(cells, feature("x", cells["x"], scale="log")), NetworkShape(layers=()), LOSSES[3])
-    network.predictor.parameters["layer0.weights"][...] = 1
-    compare(network, cells)
+    encoder = encoder_of(cells, feature("x", cells["x"], scale="log"))
+    compare(network_of(encoder, NetworkShape(layers=()), LOSSES[3], stretched={"layer0.weights": 9}), cells)
 
 
 @pytest.mark.parametrize("missing", [*MISSING, "constant-true"])
