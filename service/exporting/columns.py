@@ -10,7 +10,7 @@ from functools import singledispatch
 import numpy as np
 
 from common.errors import Fault, pointer_part
-from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot, name_of_number
+from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot
 from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
 from common.features.numbers import QuantileNormal, Scaled, number_of
@@ -165,7 +165,7 @@ def _category(graph: Graph, column: CategoryColumn) -> str:
     """The place of each value among the categories, int64, shape (rows, 1); after all others that of unknown ones."""
     unknown = len(column.categories) + column.missing
     missing = column.missing_place if column.default is None else _place(column, column.default)
-    missing = unknown if missing < 0 or column.refuses_missing else missing
+    missing = unknown if missing < 0 else missing
     if column.of != "text":
         return _category_of_numbers(graph, column, unknown, missing)
     places = {**{text: place for place, text in enumerate(column.categories)}, missing_text(column): missing}
@@ -197,7 +197,4 @@ def _category_of_numbers(graph: Graph, column: CategoryColumn, unknown: int, mis
 
 def _number(name: str, of: str) -> float:
     """The number that is known by a name; NaN where none is."""
-    if of == "boolean":
-        return {"false": 0.0, "true": 1.0}.get(name, math.nan)
-    number = number_of(name)
-    return number if name_of_number(number) == name else math.nan
+    return {"false": 0.0, "true": 1.0}.get(name, math.nan) if of == "boolean" else number_of(name)

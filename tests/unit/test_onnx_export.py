@@ -118,6 +118,13 @@ def test_a_label_has_the_users_own_type(classes: tuple[Any, ...]) -> None:
     ]
 
 
+def test_of_equally_probable_classes_the_first_is_the_label() -> None:
+    network = network_of(mixed(), stretched={"layer1.weights": 0, "layer1.bias": 0})
+    answers = run(session_of(network), tensors_of(network.encoder, MIXED))
+    np.testing.assert_allclose(answers["probabilities"], 1 / 3)
+    assert set(answers["label"]) == {CLASSES[0]}
+
+
 def test_numbers_come_in_the_users_units_with_their_quantiles() -> None:
     network = network_of(mixed(), loss=Quantile(quantiles=(0.05, 0.4, 0.7)), target=NumberTarget(mean=-3e7, scale=2e6))
     compare(network, both(MIXED, NEW))
@@ -172,6 +179,11 @@ def test_a_column_of_a_logarithm_is_exact_where_its_numbers_are_tiny() -> None:
     compare(network_of(encoder, NetworkShape(layers=()), LOSSES[3], stretched={"layer0.weights": 9}), cells)
 
 
+def test_quantiles_that_are_further_apart_than_floats_reach() -> None:
+    cells: Raw = {"x": [-1.7e308, 1.7e308, 1.7e308]}
+    compare(network_of(encoder_of(cells, feature("x", cells["x"], scale="quantile_normal"))), cells)
+
+
 @pytest.mark.parametrize("missing", [*MISSING, "constant-true"])
 def test_booleans(missing: str) -> None:
     policy = {**MISSING, "constant-true": {"kind": "constant", "value": True}}[missing]
@@ -220,6 +232,17 @@ def test_every_encoding_of_categories_of_every_kind(of: str, policy: str, encodi
         column = feature("c", known, "categorical", missing=missing, **ENCODINGS[encoding])
         encoder = encoder_of({"c": known}, column)
         compare(network_of(encoder, seed=2), both({"c": known}, {"c": [*new, None]}))
+
+
+@pytest.mark.parametrize(("empty", "missing"), [(None, ""), ("", "\0")])
+def test_a_missing_text_is_the_empty_one_or_nul_where_that_is_a_category(empty: str | None, missing: str) -> None:
+    rows: Raw = {"c": ["a", "b", None, "a", empty]}
+    network = network_of(encoder_of(rows, feature("c", rows["c"])))
+    texts = np.array([["a"], [missing], [""], ["never"]], object)
+    answers = run(session_of(network), {"c": texts})["probabilities"].tolist()
+    expected = network.predict([["a"], [None], [empty], ["never"]])
+    assert answers == [pytest.approx(list((one.probabilities or {}).values()), abs=1e-5) for one in expected]
+    assert len({tuple(answer) for answer in answers}) == (3 if empty is None else 4)
 
 
 @pytest.mark.parametrize("order", [("cold", "mild", "hot"), ("hot", "cold")])
