@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from common.errors import Fault, Invalid, UnsupportedMedia
+from common.errors import UnsupportedMedia
 from common.learned import LearnedNetwork
 from common.schemas.models import Model
 from common.schemas.training import MODEL_NAME
 from common.store.datasets import Created
 from common.store.stores import utc_now
+from service.exporting.onnx_file import write_onnx
 from service.model_files import form
 from service.model_files.importing import Limits, read_model
 from service.routes.models import record_of
@@ -26,7 +27,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 ExportFormat = Literal["safetensors", "onnx"]
 Writer = Callable[[LearnedNetwork, Model], bytes]
-WRITERS: Mapping[ExportFormat, Writer] = {"safetensors": form.write}
+WRITERS: Mapping[ExportFormat, Writer] = {"safetensors": form.write, "onnx": write_onnx}
 """What makes a file of each format."""
 
 _BINARY = {form.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
@@ -45,7 +46,7 @@ async def export(
     behind: Behind,
     wanted: Annotated[ExportFormat, Query(alias="format", description="The format of the file.")] = "safetensors",
 ) -> Response:
-    """A model as a file that other tools read, and that `POST /v1/models/import` takes if it is of safetensors."""
+    """A model as a file: of safetensors, which `POST /v1/models/import` takes, or for ONNX runtimes (docs/export.md)."""
     async with _AT_WORK:
         model, content = await run_in_threadpool(_write, ref, wanted, behind)
     headers = {"Content-Disposition": f'attachment; filename="{model.name}-{model.version}.{wanted}"'}
@@ -53,12 +54,8 @@ async def export(
 
 
 def _write(ref: str, wanted: ExportFormat, behind: Services) -> tuple[Model, bytes]:
-    writer = WRITERS.get(wanted)
-    if writer is None:
-        fault = Fault("format", "not_supported_yet", f"not supported yet; today: {', '.join(WRITERS)}")
-        raise Invalid("The request has a fault.", [fault])
     model = record_of(ref, behind)
-    return model, writer(behind.predictor.find(model.id).network, model)
+    return model, WRITERS[wanted](behind.predictor.find(model.id).network, model)
 
 
 @router.post("/import", status_code=201, responses=errors(400, 408, 413, 415, 422, 507), openapi_extra=_BODY)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 from fastapi.testclient import TestClient
@@ -21,7 +22,7 @@ from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
 from tests.contract import publish, running
-from tests.integration.test_api import MARK, api, files_in, refused, request_of
+from tests.integration.test_api import MARK, api, files_in, predict, refused, request_of
 from tests.unit.rich_models import TARGETS, a_rich_model, instances
 
 __all__ = ["api"]
@@ -125,6 +126,29 @@ def test_the_file_is_one_that_other_tools_read(api: TestClient, stores: Stores, 
 def test_the_same_model_gives_the_same_file(api: TestClient, stores: Stores) -> None:
     model = rich(stores)
     assert len({exported(api, model.id) for _ in range(5)}) == 1
+
+
+def test_an_onnx_file_answers_raw_columns_as_the_api_does(api: TestClient, stores: Stores) -> None:
+    model = publish(stores)
+    answer = api.get(f"/v1/models/{model.id}/export?format=onnx")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="iris-1.onnx"'
+    session = onnxruntime.InferenceSession(answer.content)
+    lengths, colours = [4.5, 6.0, float("nan")], ["red", "blue", "never seen"]
+    labels, probabilities = session.run(
+        ["label", "probabilities"],
+        {"length": np.array(lengths)[:, None], "colour": np.array(colours, object)[:, None]},
+    )
+    rows = [[None if np.isnan(length) else length, colour] for length, colour in zip(lengths, colours, strict=True)]
+    expected = predict(api, model.id, rows).json()["predictions"]
+    assert labels.tolist() == [one["label"] for one in expected]
+    assert probabilities == pytest.approx(np.array([list(one["probabilities"].values()) for one in expected]), abs=1e-5)
+
+
+def test_a_model_that_onnx_cannot_express_is_refused_with_its_columns(api: TestClient, stores: Stores) -> None:
+    answer = api.get(f"/v1/models/{rich(stores).id}/export?format=onnx")
+    [(pointer, _)] = refused(answer, 422, "not_exportable")
+    assert "seen" in pointer
 
 
 def test_a_job_is_exported_once_it_has_a_model(api: TestClient, stores: Stores) -> None:
