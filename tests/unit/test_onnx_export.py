@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from common.errors import Invalid
@@ -402,17 +402,16 @@ def anything(draw: st.DrawFn) -> tuple[Raw, Raw, list[Feature]]:
     return rows, new, wanted
 
 
-def far_from_training(encoder: FeatureEncoder, rows: Raw) -> bool:
-    """Whether numbers become so large that float32 can't tell near ones apart."""
-    return bool(np.abs(encoder.encode_records(records_of(encoder, rows))).max() > 100)
-
-
 def agree(case: tuple[Raw, Raw, list[Feature]], shape: NetworkShape, loss: Loss, seed: int) -> None:
-    rows, new, wanted = case
-    encoder = encoder_of(rows, *wanted)
-    both_rows = both(rows, new)
-    if not far_from_training(encoder, both_rows):
-        compare(network_of(encoder, shape, loss, seed=seed), both_rows)
+    learned, new, wanted = case
+    encoder, rows = encoder_of(learned, *wanted), both(learned, new)
+    try:
+        largest = np.abs(encoder.encode_records(records_of(encoder, rows))).max()
+    except Invalid as error:
+        assert {fault.code for fault in error.faults} == {"number_too_large"}  # noqa: PT017
+        largest = np.inf
+    assume(largest < 100)  # else float32 itself is off by more, in any order of the sums
+    compare(network_of(encoder, shape, loss, seed=seed), rows)
 
 
 @settings(max_examples=60, deadline=None)
@@ -424,7 +423,7 @@ def test_any_columns_through_any_network_with_any_loss(
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(anything(), shapes(dropout=(0.0, 0.3)), st.sampled_from(LOSSES), st.integers(0, 2**32 - 1))
 def test_many_more_columns_through_many_more_networks(
     case: tuple[Raw, Raw, list[Feature]], shape: NetworkShape, loss: Loss, seed: int
