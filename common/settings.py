@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
     """Largest body of any other request, in bytes."""
     max_predict_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
-    """Largest body of a prediction, in bytes."""
+    """Largest body of a prediction, in bytes; of one in binary tensors, its JSON part."""
+    max_tensor_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Largest body of a prediction in binary tensors, in bytes, and largest answer to any inference."""
     max_predict_rows: Annotated[int, Field(ge=1)] = 100_000
     """Most rows in one prediction."""
     model_cache_bytes: Annotated[int, Field(ge=0)] = 2**30

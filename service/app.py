@@ -17,7 +17,17 @@ from service import problems
 from service.middleware import HostCheck, RequestId, SizeLimit
 from service.openapi import describe_too
 from service.problems import Problem
-from service.routes import aliases, datasets, exports, file_predictions, health, jobs, models, predictions
+from service.routes import (
+    aliases,
+    datasets,
+    exports,
+    file_predictions,
+    health,
+    inference_protocol,
+    jobs,
+    models,
+    predictions,
+)
 from service.routes.shared import Services, check_key, check_query
 
 _DESCRIPTION = """Upload labelled rows, describe a network, watch Ray workers and a parameter server train it, predict.
@@ -50,9 +60,11 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
         models.router,
         aliases.router,
         exports.router,
+        inference_protocol.router,
     ):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
-    app.include_router(health.router)
+    for router in (health.router, inference_protocol.health):
+        app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
@@ -64,6 +76,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
             return settings.max_upload_bytes
         if path.rstrip("/") == "/v1/models/import":
             return settings.max_model_bytes
+        if path.startswith("/v2/") and path.endswith("/infer"):
+            return max(settings.max_tensor_bytes, settings.max_predict_bytes)
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 
     app.add_middleware(HostCheck, loopback=settings.is_loopback)

@@ -70,6 +70,8 @@ _CODE_OF_SUFFIX = {"_type": "wrong_type", "_parsing": "wrong_type", "_mismatch":
 MAX_FAULTS = 100
 """Most faults in an answer: a small request must not make a huge one."""
 
+_FAULTS_IN_TEXT = 5
+
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
@@ -93,6 +95,8 @@ class Problem(Record):
     errors: list[FaultView] = []
     """Every fault of a request at once."""
     request_id: str
+    error: str | None = None
+    """Below /v2 only: all of it in one text, for clients of the Open Inference Protocol."""
 
 
 def problem(
@@ -105,6 +109,7 @@ def problem(
 ) -> Response:
     """The answer for an error."""
     request_id = request.scope.get("request_id", "")
+    faults = list(faults)
     body = Problem(
         type="about:blank",
         title=HTTPStatus(status).phrase,
@@ -113,9 +118,14 @@ def problem(
         detail=detail,
         errors=[FaultView(pointer=fault.pointer, code=fault.code, message=fault.message) for fault in faults],
         request_id=request_id,
+        error=_in_one_text(detail, faults) if request.scope["path"].startswith("/v2") else None,
     )
     named = {"X-Request-Id": request_id, **(headers or {})}  # an unforeseen error is answered outside of `RequestId`
-    return Response(body.model_dump_json(), status, named, "application/problem+json")
+    return Response(body.model_dump_json(exclude_none=True), status, named, "application/problem+json")
+
+
+def _in_one_text(detail: str, faults: Sequence[Fault]) -> str:
+    return " ".join([detail, *(f"{fault.pointer}: {fault.message}." for fault in faults[:_FAULTS_IN_TEXT])])
 
 
 def install(app: FastAPI) -> None:

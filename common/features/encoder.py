@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 _TOO_FAR = "the number is too far from those of training"
 _MISSING = "the value is missing, which the model refuses"
 _FAULTS = 100
+
+
+def _pointer(row: int, name: str) -> str:
+    return f"/instances/{row}/{pointer_part(name)}"
 
 
 class FeatureEncoder:
@@ -193,19 +198,19 @@ class FeatureEncoder:
         """Those among `cells`, shape (rows, columns), that are unlike what training rows had."""
         return self._bounds.strangers(cells)
 
-    def encode_cells(self, cells: Cells) -> Matrix:
-        """The matrix of `cells`, shape (rows, columns), as `encode_records` makes it.
+    def encode_cells(self, cells: NDArray[Any], place: Callable[[int, str], str] = _pointer) -> Matrix:
+        """The matrix of rows whose values are cells already, float32, C-contiguous, shape (rows, width).
 
-        Raises `Invalid` where float32 cannot hold what becomes of a number.
+        `cells`, shape (rows, columns), are numbers of any dtype as the `cell` of each column makes them; NaN is missing.
+        Raises `Invalid` when a number is so far from those of training that float32 can't hold it; `place` names a cell
+        by its row and column.
         """
         out = np.empty((len(cells), self.width), np.float32)
-        too_far = self._write_scaled(cells[:, self._scaled_cells].T, out)
-        if too_far:
-            raise refusal(
-                [Fault(f"/instances/{r}/{pointer_part(name)}", "number_too_large", _TOO_FAR) for r, name in too_far]
-            )
-        for place, start, other in self._others:
-            other.write(cells[:, place], out[:, start : start + other.width])
+        if too_far := self._write_scaled(cells[:, self._scaled_cells].T, out):
+            raise refusal([Fault(place(row, name), "number_too_large", _TOO_FAR) for row, name in too_far[:_FAULTS]])
+        for cell, start, other in self._others:
+            values = cells[:, cell].astype(np.float64, copy=False)
+            other.write(values, out[:, start : start + other.width])
         return out
 
     @cached_property
@@ -234,20 +239,23 @@ class FeatureEncoder:
     def _bounds(self) -> Bounds:
         return Bounds(self._columns)
 
-    def _write_scaled(self, block: Cells, out: Matrix) -> list[tuple[int, str]]:
+    def _write_scaled(self, block: NDArray[Any], out: Matrix) -> list[tuple[int, str]]:
         """Scale `block`, shape (columns, rows), into `out`; the (row, column) float32 can't hold."""
         if not self._scaled:
             return []
         for place, column in self._indicators:
             out[:, place] = np.isnan(block[column])
         if self._logarithms.size:
-            block = block.copy()
+            block = block.astype(np.float64)
             for column in self._logarithms:
                 block[column] = signed_log(block[column])
         with np.errstate(over="ignore"):
             block = standardize(block, self._means, self._scales)
-        np.copyto(block, self._fills, where=np.isnan(block))
-        if max(block.max(), -block.min()) > _LARGEST:
+        largest = max(block.max(), -block.min())  # NaN if one is
+        if np.isnan(largest):
+            np.copyto(block, self._fills, where=np.isnan(block))
+            largest = max(block.max(), -block.min())
+        if largest > _LARGEST:
             return [(int(row), self._scaled[column].name) for row, column in np.argwhere(np.abs(block.T) > _LARGEST)]
         out[:, self._slots] = block.T
         return []

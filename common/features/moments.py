@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,9 @@ def usable_scale(std: float) -> float:
     return std if std > _SMALLEST_SCALE else 1.0
 
 
-def standardize(values: NDArray[np.float64], mean: _Number, scale: _Number) -> NDArray[np.float64]:
+def standardize(values: NDArray[Any], mean: _Number, scale: _Number) -> NDArray[np.float64]:
     """(values - mean) / scale as a new array; in halves, as the difference of two floats can overflow."""
-    result = values * 0.5
+    result: NDArray[np.float64] = np.multiply(values, 0.5, dtype=np.float64)
     result -= mean * 0.5
     result /= scale * 0.5
     return result

@@ -1,0 +1,71 @@
+"""Many rows through a network, some at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import Fault, Invalid
+from common.learned import LearnedNetwork
+from common.network.parameters import Floats
+
+_CELLS = 1 << 19
+"""Encoded at a time, which stay in the processor's cache on their way through the network."""
+
+
+class Rows(ABC):
+    """Rows to predict, as cells, and where they stand in a request."""
+
+    count: int
+
+    @abstractmethod
+    def cells(self, start: int, stop: int) -> NDArray[Any]:
+        """The rows `start` … `stop` - 1, shape (rows, columns), as `FeatureEncoder.encode_cells` takes them.
+
+        Raises:
+            Invalid: with the cells that are wrong.
+
+        """
+
+    @abstractmethod
+    def place(self, row: int, name: str) -> str:
+        """Where the cell of a column stands."""
+
+    @abstractmethod
+    def place_of_row(self, row: int) -> str:
+        """Where a row stands."""
+
+
+def predict(network: LearnedNetwork, rows: Rows) -> Floats:
+    """What the network answers to all rows; see `LearnedNetwork.answers`.
+
+    Raises:
+        Invalid: a cell cannot be taken, or an answer is no finite number (`non_finite_output`).
+
+    """
+    encoder = network.encoder
+    step = rows_at_once(network)
+    parts = list[Floats]()
+    for start in range(0, rows.count, step):
+        cells = rows.cells(start, min(start + step, rows.count))
+        answers = network.answers(encoder.encode_cells(cells, partial(_place, rows, start)))
+        finite = np.isfinite(answers).all(axis=1)
+        if not finite.all():
+            place = rows.place_of_row(start + int(np.argmin(finite)))
+            fault = Fault(place, "non_finite_output", "the values are too large for this model")
+            raise Invalid("A prediction is no finite number.", [fault])
+        parts.append(answers)
+    return np.concatenate(parts)
+
+
+def rows_at_once(network: LearnedNetwork) -> int:
+    """How many rows are best worked off together."""
+    return max(1, _CELLS // max(network.encoder.width, len(network.encoder.columns)))
+
+
+def _place(rows: Rows, start: int, row: int, name: str) -> str:
+    return rows.place(start + row, name)
