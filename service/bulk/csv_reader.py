@@ -79,9 +79,11 @@ class CsvReader:
             except POLARS_ERRORS as error:
                 if not self._quick:
                     raise unreadable(error, "CSV") from None
+                frame = None
+            if self._quick and (frame is None or not _is_finite(frame)):  # which texts tell more exactly
                 self._quick = False
                 return self._read(block)
-            if frame.height == block.rows:
+            if frame is not None and frame.height == block.rows:
                 return frame, block.quoted
         return self._cells.exact(block).select(pl.nth(self._places)), True
 
@@ -111,3 +113,8 @@ class CsvReader:
         if faults:
             raise refuse(faults)
         return table
+
+
+def _is_finite(frame: pl.DataFrame) -> bool:
+    """Whether all numbers are: " NaN" may be one to Polars, and a missing value here."""
+    return all(bool(cells.is_finite().all()) for cells in frame if cells.dtype == pl.Float64)

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from common.errors import Fault
+from common.errors import Fault, Invalid
 from service.ingest import ParseLimits, ParseOptions
 from service.parsing.csv_structure import Block, CsvStructure
 from service.parsing.faults import no_rows, refuse
@@ -51,12 +51,16 @@ class CsvStream(CsvStructure):
         if self._faults:
             raise refuse(self._faults)
 
-    def _too_long(self, data: bytes) -> Exception:
-        """What is wrong with a record of which the end has not been seen: often it is a stray quote."""
-        row = self.rows + 1
-        for _ in self._records(data):
-            pass
-        return refuse([Fault(f"row {row}", "line_too_long", f"a row of more than {MAX_RECORD:,} bytes")])
+    def _too_long(self, data: bytes) -> Invalid:
+        """What is wrong with a record of which the end has not been seen: mostly it is a quote."""
+        where = f"row {self.rows + 1}"
+        try:
+            for _ in self._records(data):
+                pass
+        except Invalid as error:
+            if found := [fault for fault in error.faults if fault.code != "ragged_row"]:
+                return refuse(found[:1])
+        return refuse([Fault(where, "line_too_long", f"a row of more than {MAX_RECORD:,} bytes")])
 
 
 def _end_of_records(data: bytes) -> int:

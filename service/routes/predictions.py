@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -17,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.errors import TooLarge, UnsupportedMedia
 from common.schemas.predictions import Prediction, PredictionOptions, PredictionRequest, PredictionWarning
 from service import problems, strict_json
-from service.openapi import reference_to
 from service.predictor import Found
+from service.routes import file_description
 from service.routes.prediction_options import Explain, Threshold, TopK, merged
 from service.routes.shared import Behind, Services, check_encoding, errors
 
@@ -29,12 +28,6 @@ _QUICK_BYTES = 1 << 16
 _QUICK_CELLS = 1 << 12
 _QUICK_WORK = 1 << 22
 """Bytes of weights, times rows, that are worked through in the event loop: a fraction of a millisecond, too."""
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": reference_to(PredictionRequest)}},
-    }
-}
 
 
 class Predictions(BaseModel):
@@ -78,8 +71,8 @@ class Predictions(BaseModel):
 @router.post(
     "/{ref}/predict",
     response_model=Predictions,
-    responses=errors(400, 404, 409, 413, 415, 422),
-    openapi_extra=_BODY,
+    responses={**errors(400, 404, 406, 408, 409, 413, 415, 422, 507), 200: file_description.ANSWER},
+    openapi_extra=file_description.REQUEST,
 )
 async def predict(
     ref: str,
@@ -94,6 +87,9 @@ async def predict(
     The options may stand in the query, or in the body beside `instances`. docs/predictions.md tells what explanations
     and warnings mean. A running job's id in place of a model's predicts with its best weights so far, as of its newest
     checkpoint.
+
+    The body may be a whole file too, CSV, TSV, NDJSON or Parquet, of which the answer comes while it is read; then `Accept`
+    chooses the form of the answer. A row is a line of it, or an object as in JSON; docs/predicting_files.md has the rest.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
