@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,15 +17,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from common.identifiers import is_id
 from common.lifecycle import HELD
 from common.processes import ONE_BLAS_THREAD
-from common.schemas.predictions import LEAST_EXPLAINED
 from common.settings import read_settings
 from common.store.client import connect
 from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
 from service.cli_models import models_app
-from service.client import ApiClient, ApiError, name_of
-from service.ingest import DEFAULT_NULLS
+from service.client import FORMATS, ApiClient, ApiError, FileAnswer, name_of
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 from service.terminal import AsJson, Most, err, explained, headline, out, server, show
@@ -52,7 +48,6 @@ Null = Annotated[
 ]
 Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether the first line names the columns.")]
 ApiProcesses = Annotated[int | None, typer.Option(help="API processes, which share the port.", min=1, max=256)]
-_BATCH = 1000
 _MOST_NOTES = 20
 
 
@@ -410,7 +405,8 @@ def checkpoints(job_id: str, as_json: AsJson = False) -> None:
 def predict(
     model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
     file: Annotated[
-        Path | None, typer.Argument(help="A .csv, .tsv, .ndjson or .parquet file of rows to predict.")
+        Path | None,
+        typer.Argument(help="A .csv, .tsv, .ndjson or .parquet file of rows to predict, or one of them as .gz."),
     ] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
@@ -421,6 +417,10 @@ def predict(
         float | None,
         typer.Option(help="Of two classes, the second from this probability on, else the first.", min=0, max=1),
     ] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    null: Null = None,
+    header: Header = True,
     as_json: AsJson = False,
 ) -> None:
     """Predict rows of a file, or instances given as JSON; one line of answer per row."""
@@ -430,22 +430,25 @@ def predict(
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
         if file is not None:
-            instances = read_instances(file, client.call("GET", f"/v1/models/{model}")["inputs"])
-        else:
-            instances = [_read_instance(text) for text in instance or ()]
-        answer = _predict_all(client, model, instances, options)
-        if as_json:
-            out.print_json(data=answer)
+            if explain:
+                raise ApiError("--explain is for rows given by --instance.")
+            reading = _reading(delimiter, decimal, null, header=header) | options
+            with client.predict_file(model, file, FORMATS[".json" if as_json else ".ndjson"], reading) as answer:
+                _print_answer(answer, as_json=as_json, probabilities=top_k is not None)
             return
-        for warning in answer["warnings"][:_MOST_NOTES]:
+        predicted = client.predict(model, [_read_instance(text) for text in instance or ()], **options)
+        if as_json:
+            out.print_json(data=predicted)
+            return
+        for warning in predicted["warnings"][:_MOST_NOTES]:
             err.print(f"note: {warning['pointer']}: {warning['message']}", markup=False)
-        if more := answer["warnings"][_MOST_NOTES:]:
+        if more := predicted["warnings"][_MOST_NOTES:]:
             err.print(f"note: {len(more):,} more; --json has them", markup=False)
-        for prediction in answer["predictions"]:
+        for prediction in predicted["predictions"]:
             out.print(_as_line(prediction, probabilities=top_k is not None), markup=False)
 
 
-def _as_line(prediction: dict[str, Any], *, probabilities: bool) -> str:
+def _as_line(prediction: Mapping[str, Any], *, probabilities: bool) -> str:
     parts = [str(prediction.get("label", prediction.get("value")))]
     if probabilities:
         parts += [f"{name}={probability:.4f}" for name, probability in prediction["probabilities"].items()]
@@ -482,22 +485,15 @@ def _rounded(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
-def _predict_all(client: ApiClient, model: str, instances: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Predicts any number of rows, some at a time, all with the model that answered the first."""
-    batch = LEAST_EXPLAINED if "explain" in options else _BATCH
-    answer = client.predict(model, instances[:batch], **options)
-    for start in range(batch, len(instances), batch):
-        more = client.predict(answer["model_id"], instances[start : start + batch], **options)
-        answer["predictions"] += more["predictions"]
-        answer["warnings"] += [
-            {**warning, "pointer": _moved(warning["pointer"], start)} for warning in more["warnings"]
-        ]
-    return answer
-
-
-def _moved(pointer: str, start: int) -> str:
-    """Where `/instances/3/age` is when so many instances come before; `/instances` stays."""
-    return re.sub("(?<=^/instances/)[0-9]+", lambda row: str(start + int(row[0])), pointer)
+def _print_answer(answer: FileAnswer, *, as_json: bool, probabilities: bool) -> None:
+    """What a file is answered with, as it comes."""
+    if as_json:
+        for text in answer.texts():
+            out.out(text, end="", highlight=False)
+        out.out("")
+        return
+    for prediction in answer.objects():
+        out.print(_as_line(prediction, probabilities=probabilities), markup=False)
 
 
 def _read_instance(text: str) -> Any:
@@ -505,49 +501,6 @@ def _read_instance(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ApiError(f"--instance is not JSON: {error}") from error
-
-
-def read_instances(file: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a file as instances of a model with these inputs; columns that it does not need are left out."""
-    try:
-        frame = _read_table(file)
-    except OSError as error:
-        raise ApiError(f"{file}: {error.strerror or 'cannot be read'}") from error
-    except pl.exceptions.PolarsError as error:
-        raise ApiError(f"{file}: cannot be read as a table") from error
-    missing = [column["name"] for column in inputs if column["name"] not in frame.columns]
-    if missing:
-        raise ApiError(f"{file}: the model needs the columns {', '.join(missing)}")
-    try:
-        return frame.select(_typed(frame, column) for column in inputs).to_dicts()
-    except pl.exceptions.PolarsError as error:
-        raise ApiError(f"{file}: a column does not hold what the model needs") from error
-
-
-def _read_table(file: Path) -> pl.DataFrame:
-    kind = Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
-    if kind in (".csv", ".tsv"):
-        separator = "\t" if kind == ".tsv" else ","
-        return pl.read_csv(file, separator=separator, infer_schema=False, null_values=list(DEFAULT_NULLS), glob=False)
-    if kind == ".parquet":
-        return pl.read_parquet(file, glob=False)
-    if kind in (".ndjson", ".jsonl"):
-        return pl.read_ndjson(file, infer_schema_length=None)
-    raise ApiError(f"{file}: the name must end in .csv, .tsv, .ndjson or .parquet")
-
-
-def _typed(frame: pl.DataFrame, column: dict[str, Any]) -> pl.Expr:
-    cells, stored = pl.nth(frame.get_column_index(column["name"])), frame.schema[column["name"]]
-    is_text = stored == pl.String
-    if stored.is_temporal():
-        return cells.dt.to_string("iso:strict")
-    if is_text:
-        cells = cells.str.strip_chars()
-    if column["kind"] == "numeric":
-        return cells.cast(pl.Float64)
-    if column["kind"] == "boolean" and is_text:
-        return cells.str.to_lowercase().replace_strict({"true": True, "false": False})
-    return cells
 
 
 if __name__ == "__main__":

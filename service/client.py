@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,32 @@ class ApiError(Exception):
 
 class Unreachable(ApiError):
     """The API, or the store behind it, does not answer just now."""
+
+
+class FileAnswer:
+    """What a file is answered with, as it comes."""
+
+    def __init__(self, answer: httpx2.Response) -> None:
+        self._answer = answer
+
+    def texts(self) -> Iterator[str]:
+        """The answer in pieces."""
+        return self._answer.iter_text()
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """The predictions, of an answer as NDJSON.
+
+        Raises:
+            ApiError: a row behind those that came is wrong.
+
+        """
+        rest = b""
+        for piece in self._answer.iter_bytes():
+            *lines, rest = (rest + piece).split(b"\n")
+            for prediction in map(json.loads, lines):
+                if "error" in prediction:
+                    raise ApiError(_explain(prediction["error"]))
+                yield prediction
 
 
 class ApiClient:
@@ -70,10 +98,13 @@ class ApiClient:
         try:
             answer = self._request(method, path, **options)
         except httpx2.TransportError as error:
-            raise Unreachable(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?") from error
+            raise self._unreachable(error) from error
         if answer.is_success:
             return answer.json() if answer.content else None
-        raise (Unreachable if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else ApiError)(_explain(answer))
+        raise _refusal(answer)
+
+    def _unreachable(self, error: httpx2.TransportError) -> Unreachable:
+        return Unreachable(f"{self._http.base_url} does not answer ({error}). Is `chainrule up` running?")
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
@@ -96,13 +127,13 @@ class ApiClient:
             with self._http.stream("GET", path, params=dict(params)) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise ApiError(_explain(answer))
+                    raise _refusal(answer)
                 with part.open("wb") as sink:
                     for chunk in answer.iter_bytes():
                         sink.write(chunk)
             part.replace(file)
         except httpx2.TransportError as error:
-            raise Unreachable(f"{self._http.base_url} does not answer ({error}).") from error
+            raise self._unreachable(error) from error
         except OSError as error:
             raise ApiError(f"{file}: {error.strerror}") from error
         finally:
@@ -117,10 +148,7 @@ class ApiClient:
             ApiError: the file's ending is not known, it cannot be read, or it was refused.
 
         """
-        compressed = file.suffix.lower() == ".gz"
-        kind = FORMATS.get((Path(file.stem) if compressed else file).suffix.lower())
-        if kind is None:
-            raise ApiError(f"{file.name}: the name must end in one of {', '.join(FORMATS)}, and may then in .gz")
+        headers = _headers_of(file, FORMATS)
         try:
             with file.open("rb") as body:
                 answer = self.call(
@@ -128,7 +156,7 @@ class ApiClient:
                     "/v1/datasets",
                     params={"name": name, **(options or {})},
                     content=body,
-                    headers={"Content-Type": kind, **({"Content-Encoding": "gzip"} if compressed else {})},
+                    headers=headers,
                 )
         except OSError as error:
             raise ApiError(f"{file}: {error.strerror}") from error
@@ -192,6 +220,39 @@ class ApiClient:
         body = {"instances": instances, **options}
         return dict(self.call("POST", f"/v1/models/{reference}/predict", json=body))
 
+    @contextmanager
+    def predict_file(
+        self, reference: str, file: Path, accept: str, options: Mapping[str, Any] | None = None
+    ) -> Iterator[FileAnswer]:
+        """Predicts the rows of a file of one of `FORMATS` but JSON, which `options` say how to read; the answer as it comes.
+
+        Raises:
+            Unreachable: there is no answer, or it broke off.
+            ApiError: the file's ending is not known, it cannot be read, or it was refused.
+
+        """
+        headers = _headers_of(file, [ending for ending in FORMATS if ending != ".json"]) | {"Accept": accept}
+        path = f"/v1/models/{reference}/predict"
+        try:
+            body = file.open("rb")
+        except OSError as error:
+            raise ApiError(f"{file}: {error.strerror}") from error
+        try:
+            with (
+                body,
+                self._http.stream("POST", path, params={**(options or {})}, content=body, headers=headers) as answer,
+            ):
+                if not answer.is_success:
+                    answer.read()
+                    raise _refusal(answer)
+                yield FileAnswer(answer)
+        except httpx2.RemoteProtocolError as error:
+            raise Unreachable(
+                "The answer broke off: a row behind those that were answered is wrong, or the API ended."
+            ) from error
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
     def pages(self, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
         """Up to `limit` items of a list, newest first."""
         items: list[dict[str, Any]] = []
@@ -213,11 +274,25 @@ def name_of(source: str) -> str:
     return PurePosixPath(unquote(urlsplit(source).path)).stem if "://" in source else Path(source).stem
 
 
-def _explain(answer: httpx2.Response) -> str:
+def _headers_of(file: Path, endings: Collection[str]) -> dict[str, str]:
+    """What a request says of a file whose name ends in one of these, or in one of them and `.gz`."""
+    compressed = file.suffix.lower() == ".gz"
+    ending = (Path(file.stem) if compressed else file).suffix.lower()
+    if ending not in endings:
+        raise ApiError(f"{file.name}: the name must end in one of {', '.join(endings)}, and may then in .gz")
+    return {"Content-Type": FORMATS[ending], **({"Content-Encoding": "gzip"} if compressed else {})}
+
+
+def _refusal(answer: httpx2.Response) -> ApiError:
+    """What a problem says, as an error."""
+    kind = Unreachable if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else ApiError
     try:
-        problem = answer.json()
-        lines = [f"{problem['detail']} ({problem['code']})"]
-        lines += [f"  {fault['pointer'] or 'the request'}: {fault['message']}" for fault in problem["errors"]]
+        return kind(_explain(answer.json()))
     except (ValueError, KeyError, TypeError):
-        return f"The server answered {answer.status_code}."
+        return kind(f"The server answered {answer.status_code}.")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    lines = [f"{problem['detail']} ({problem['code']})"]
+    lines += [f"  {fault['pointer'] or 'the request'}: {fault['message']}" for fault in problem["errors"]]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
 
 from common.errors import Fault
@@ -117,4 +118,8 @@ class CsvReader:
 
 def _is_finite(frame: pl.DataFrame) -> bool:
     """Whether all numbers are: " NaN" may be one to Polars, and a missing value here."""
-    return all(bool(cells.is_finite().all()) for cells in frame if cells.dtype == pl.Float64)
+    numbers = [cells for cells in frame if cells.dtype == pl.Float64]
+    return all(
+        bool(cells.is_finite().all()) if cells.null_count() else bool(np.isfinite(cells.to_numpy()).all())
+        for cells in numbers
+    )

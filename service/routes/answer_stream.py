@@ -21,7 +21,7 @@ from service.middleware import BodyTooLong
 
 _SLICE: Final = 64 << 10
 """Bytes that are sent at once, so that a caller who reads slowly is told from one who does not read."""
-_SENDING_SECONDS: Final = 3.0
+_SENDING_SECONDS: Final = 2.0
 """For so long a caller may take nothing while it sends: many send all before they read, and would wait forever."""
 _READING_SECONDS: Final = 600.0
 """For so long a caller may take nothing afterwards."""

@@ -326,7 +326,7 @@ def test_a_compressed_file_is_expanded_and_no_body_is_larger_than_allowed(settin
     limits = {"max_upload_bytes": 4000, "max_predict_bytes": 2000}
     app = create_app(settings.model_copy(update=limits), stores)
     model = publish_network(stores, EVERY_FORM, *TARGETS[0])
-    zipped = {"headers": {"Content-Encoding": "gzip"}}
+    zipped: dict[str, Any] = {"headers": {"Content-Encoding": "gzip"}}
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
         body = as_csv([ROW] * 50)
         assert 2000 < len(body) < 4000
