@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -115,6 +115,7 @@ class AnswerStream(Response):
             with await run_in_threadpool(path.open, "x+b") as file:
                 path.unlink()
                 failed = await self._keep(begun, pieces, file)
+                await self._incoming.discard()
                 await _patiently(sending)
                 file.seek(0)
                 while chunk := await run_in_threadpool(file.read, _SLICE):
@@ -147,12 +148,10 @@ class AnswerStream(Response):
         if isinstance(error, BodyTooLong):
             error = TooLarge("The body is larger than the bytes allowed here.")
         told = self._failure(bytes((await problems.answer_to(self._request, error)).body))
-        try:
-            if told:
-                await _patiently(asyncio.ensure_future(send(_body(told))))
-        except Stalled:
-            return
-        await self._incoming.discard()
+        sending = asyncio.ensure_future(send(_body(told)))
+        await self._incoming.discard()  # who reads only afterwards takes nothing before
+        with suppress(Stalled):
+            await _patiently(sending)
 
 
 async def _patiently(sending: asyncio.Future[None]) -> None:
