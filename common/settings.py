@@ -58,15 +58,15 @@ class Settings(BaseSettings):
     import_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Networks that hosts of these places may have addresses in beside public ones, separated by commas, e.g. 10.1.0.0/16."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
-    """Largest data set that may be uploaded, in bytes."""
+    """Largest data set that may be uploaded, and largest file that may be predicted, in bytes."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 2**20
     """Largest body of any other request, in bytes."""
     max_predict_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
-    """Largest body of a prediction, in bytes; of one in binary tensors, its JSON part."""
+    """Largest body of a prediction as JSON, in bytes; of one in binary tensors, its JSON part."""
     max_tensor_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Largest body of a prediction in binary tensors, in bytes, and largest answer to any inference."""
     max_predict_rows: Annotated[int, Field(ge=1)] = 100_000
-    """Most rows in one prediction."""
+    """Most rows in one prediction as JSON."""
     model_cache_bytes: Annotated[int, Field(ge=0)] = 2**30
     """Models that an API process keeps in memory to predict with, in bytes; the least recently used go first."""
     max_model_bytes: Annotated[int, Field(ge=1024)] = 2**28
