@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from common.dataset_inputs import faults_of_inputs, is_empty, read_inputs, shortened
 from common.errors import CorruptRecord, Fault, Invalid, NotFound
 from common.evaluation.classes import ClassTally
 from common.evaluation.numbers import NumberTally
 from common.evaluation.tally import make_tally
-from common.features.table import MISSING, Coded, StoredTable, TableColumn
+from common.features.table import MISSING, Coded, StoredTable
 from common.features.target import ClassTarget, NumberTarget
 from common.learned import LearnedNetwork
 from common.network.parameters import Floats
@@ -28,14 +29,6 @@ _STRIPE_ROWS = 1 << 18
 """Most rows that are read at a time: Parquet files come in groups of so many."""
 _ROWS = 1024
 """That are predicted at a time."""
-_HOLDS = {
-    "numeric": "numbers",
-    "boolean": "booleans",
-    "categorical": "texts",
-    "text": "texts",
-    "datetime": "dates or times",
-}
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +52,15 @@ class Comparison:
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        faults = [*self._faults_of_inputs(), *self._faults_of_target()]
+        faults = [*faults_of_inputs(self.network.encoder, self.dataset), *self._faults_of_target()]
         if faults:
             raise Invalid("The data set does not fit the model.", faults)
 
-    def _faults_of_inputs(self) -> Iterator[Fault]:
-        columns = {column.name: column for column in self.dataset.columns}
-        for wanted in self.network.encoder.columns:
-            column, name = columns.get(wanted.name), _shortened(wanted.name)
-            if column is None:
-                yield Fault("/dataset_id", "missing_column", f"has no column {name}, an input of the model")
-            elif column.kind not in wanted.holds and not self._is_empty(column):
-                message = f"the column {name} holds {_HOLDS[column.kind]}; the model needs {_HOLDS[wanted.holds[0]]}"
-                yield Fault("/dataset_id", "unsuitable_column", message)
-
     def _faults_of_target(self) -> Iterator[Fault]:
-        column, name, target = self.dataset.column(self.target), _shortened(self.target), self.network.target
+        column, name, target = self.dataset.column(self.target), shortened(self.target), self.network.target
         if column is None:
             yield Fault("/dataset_id", "missing_column", f"has no column {name}, the target of the model")
-        elif self._is_empty(column):
+        elif is_empty(column, self.dataset):
             yield Fault("/dataset_id", "too_few_rows", f"no row has a value for the target {name}")
         elif not _is_target(column, target):
             wanted = _kinds_of_classes(target)[1] if isinstance(target, ClassTarget) else "numbers"
@@ -85,9 +68,6 @@ class Comparison:
             yield Fault("/dataset_id", "unsuitable_target", message)
         elif isinstance(target, ClassTarget) and column.distinct > MAX_CLASSES:
             yield Fault("/dataset_id", "too_many_classes", f"the target {name} has more than {MAX_CLASSES} classes")
-
-    def _is_empty(self, column: Column) -> bool:
-        return column.missing == self.dataset.rows
 
     def run(self, path: Path) -> tuple[dict[str, float], Evaluation]:
         """The metrics over the rows at `path` that have a target, and what they are made of.
@@ -150,7 +130,8 @@ class Comparison:
         self, table: StoredTable, start: int, stop: int, kept: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], Floats]]:
         """What the model says of those rows among `start` … `stop` - 1 that are `kept`, some at a time."""
-        x = self.network.encoder.encode(self._inputs(table, start, stop), None, start)
+        encoder = self.network.encoder
+        x = encoder.encode(read_inputs(encoder, self.dataset, table, start, stop), None, start)
         for first in range(0, len(kept), _ROWS):
             rows = kept[first : first + _ROWS]
             answers = self.network.answers(x[rows])
@@ -160,13 +141,6 @@ class Comparison:
                 fault = Fault(where, "non_finite_output", "the values are too large for this model")
                 raise Invalid("A prediction is no finite number.", [fault])
             yield rows, answers
-
-    def _inputs(self, table: StoredTable, start: int, stop: int) -> dict[str, TableColumn]:
-        """The inputs' columns; one without any value may be of whatever kind, and comes as numbers, all missing."""
-        columns = {wanted.name: self.dataset.column(wanted.name) for wanted in self.network.encoder.inputs}
-        empty = {name for name, column in columns.items() if column is not None and self._is_empty(column)}
-        values = table.read([name for name in columns if name not in empty], start, stop)
-        return values | dict.fromkeys(empty, np.full(stop - start, np.nan))
 
 
 def _is_target(column: Column, target: ClassTarget | NumberTarget) -> bool:
@@ -182,7 +156,3 @@ def _kinds_of_classes(target: ClassTarget) -> tuple[tuple[ColumnKind, ...], str]
     if isinstance(label, bool):
         return ("boolean",), "booleans"
     return (("numeric",), "whole numbers") if isinstance(label, int) else (("categorical", "text"), "texts")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from common.describing.column import MAX_CATEGORIES
+from common.describing.stored_columns import CELLS, StoredColumns
 from common.schemas.datasets import Column, ColumnKind, Dataset
 from common.schemas.record import Listed, Record
 from service.describing.cautions import id_caution, imbalance_caution, looks_like_id, named
-from service.describing.description import MAX_CATEGORIES
 from service.describing.measures import Codes, CorrelationRatio, CramersV, Numbers, Pearson
-from service.describing.stored_columns import CELLS, StoredColumns
 from service.submission import MAX_CLASSES_OF_INTEGERS
 
 LEAKS: Final = 0.98

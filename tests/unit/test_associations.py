@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from common.describing import stored_columns
 from common.schemas.datasets import Dataset
-from service.describing import associations, stored_columns
+from service.describing import associations
 from service.describing.associations import Association, Associations, associate
 from service.describing.description import describe
 from service.describing.measures import CorrelationRatio, CramersV, Pearson

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.describing.column import describe_column
+from common.describing.distribution import PERCENTS
 from common.schemas.datasets import Column, Histogram
 from service.describing import fingerprints
-from service.describing.description import Description, describe, describe_column
-from service.describing.distribution import PERCENTS
+from service.describing.description import Description, describe
 
 SOME = settings(max_examples=100, deadline=None)
 WHOLE = st.integers(-(2**63), 2**63 - 1) | st.integers(-30, 30)

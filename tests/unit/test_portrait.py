@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from common.describing.column import describe_column
 from service import portrait
-from service.describing.description import describe_column
 
 
 def printed(table: Table) -> str:
