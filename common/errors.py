@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -67,7 +68,7 @@ class UnsupportedMedia(ChainruleError):
 
 
 class NotAcceptable(ChainruleError):
-    """The answer is wanted in none of the forms that it can have."""
+    """The caller takes no form of the answer that there is."""
 
     code = "not_acceptable"
 
@@ -162,6 +163,11 @@ class OutOfMemory(TrainingFailure):
     """The run needed more memory than there is."""
 
     code = "out_of_memory"
+
+
+def lacks_disk(error: BaseException) -> bool:
+    """Whether a disk had no room (ENOSPC or EDQUOT), as Python or Polars says it."""
+    return re.search(r"os error (28|122)\b|Errno (28|122)\b", str(error)) is not None
 
 
 def lacks_memory(error: BaseException) -> bool:

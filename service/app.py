@@ -19,6 +19,8 @@ from service.openapi import describe_too
 from service.problems import Problem
 from service.routes import (
     aliases,
+    batch_predictions,
+    dataset_content,
     datasets,
     exports,
     file_predictions,
@@ -54,11 +56,13 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     describe_too(app, Problem, PredictionRequest)
     for router in (
         datasets.router,
+        dataset_content.router,
         jobs.router,
         file_predictions.router,
         predictions.router,
         models.router,
         aliases.router,
+        batch_predictions.router,
         exports.router,
         inference_protocol.router,
     ):

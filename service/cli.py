@@ -23,7 +23,7 @@ from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
 from service.cli_models import models_app
-from service.client import FORMATS, ApiClient, ApiError, FileAnswer, name_of
+from service.client import FORMATS, ApiClient, ApiError, FileAnswer, check_ending, name_of
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 from service.terminal import AsJson, Most, err, explained, headline, out, server, show
@@ -248,6 +248,8 @@ def follow(client: ApiClient, job_id: str, console: Console, *, silent: bool = F
 def progress_line(job: dict[str, Any]) -> str:
     """Where a run stands, in a line."""
     p = job["progress"]
+    if job["kind"] == "prediction":
+        return f"{p['rows_seen']:,}/{p['rows']:,} rows  {p['rows_per_second']:,.0f} rows/s"
     loss = p["train_loss"] if p["validation_loss"] is None else p["validation_loss"]
     return f"epoch {p['epoch']}/{p['epochs']}  loss {loss:.4f}  {p['rows_per_second']:,.0f} rows/s"
 
@@ -257,6 +259,9 @@ def outcome(job: dict[str, Any]) -> str:
     if job["error"]:
         hint = f" {job['error']['hint']}" if job["error"]["hint"] else ""
         return f"failed ({job['error']['code']}): {job['error']['message']}{hint}"
+    if job["kind"] == "prediction":
+        result = f": data set {job['result_dataset_id']}" if job["result_dataset_id"] else ""
+        return f"{job['state']} ({job['stop_reason']}){result}"
     metrics = headline(job["metrics"])
     model = f"; model {job['model_id']}" if job["model_id"] else ""
     return f"{job['state']} ({job['stop_reason']}): {metrics or 'no epoch was finished'}{model}"
@@ -286,7 +291,7 @@ def jobs(
         rows = [
             {
                 **job,
-                "epoch": job["progress"]["epoch"] if job["progress"] else None,
+                "epoch": (job["progress"] or {}).get("epoch"),
                 "metrics": headline(job["metrics"]),
             }
             for job in found
@@ -406,7 +411,10 @@ def predict(
     model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
     file: Annotated[
         Path | None,
-        typer.Argument(help="A .csv, .tsv, .ndjson or .parquet file of rows to predict, or one of them as .gz."),
+        typer.Argument(
+            help="A .csv, .tsv, .ndjson or .parquet file of rows to predict, or one of them as .gz, or the id of a data set, "
+            "which a job predicts."
+        ),
     ] = None,
     instance: Annotated[
         list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
@@ -421,12 +429,21 @@ def predict(
     decimal: Decimal = None,
     null: Null = None,
     header: Header = True,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Of a data set: the .csv, .ndjson or .parquet file for the predictions."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict rows of a file, or instances given as JSON; one line of answer per row."""
+    """Predict rows of a file, or instances given as JSON; one line of answer per row. Or a whole data set, by a job."""
     wanted = {"explain": explain or None, "top_k": top_k, "threshold": threshold}
     options = {name: value for name, value in wanted.items() if value is not None}
     with server() as client:
+        if file is not None and is_id(str(file), "ds"):
+            _predict_dataset(client, model, str(file), output, as_json=as_json)
+            return
+        if output is not None:
+            raise ApiError("--output is for the predictions of a data set, which is named by its id.")
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
         if file is not None:
@@ -456,6 +473,18 @@ def _as_line(prediction: Mapping[str, Any], *, probabilities: bool) -> str:
         added = sorted(explanation["contributions"].items(), key=lambda column: -abs(column[1]))
         parts += [f"{name} {contribution:+.4g}" for name, contribution in added]
     return "  ".join(parts)
+
+
+def _predict_dataset(client: ApiClient, model: str, dataset_id: str, output: Path | None, *, as_json: bool) -> None:
+    """Submits the job, watches it, and fetches what it made if a file for it is named."""
+    if output is not None:
+        check_ending(output)  # before there is anything to lose
+    job_id = client.predict_dataset(model, dataset_id)["id"]
+    if not as_json:
+        out.print(job_id, markup=False)
+    _watch(client, job_id, as_json=as_json)
+    if output is not None:
+        client.download_rows(client.job(job_id)["result_dataset_id"], output)
 
 
 @app.command()

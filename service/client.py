@@ -115,7 +115,7 @@ class ApiClient:
             # A kept connection dies with the process that served it; to ask anew is safe (RFC 9110, section 9.2.2).
             return self._http.request(method, path, **options)
 
-    def download(self, path: str, file: Path, params: Mapping[str, str]) -> None:
+    def download(self, path: str, file: Path, params: Mapping[str, str] | None = None, accept: str = "*/*") -> None:
         """Writes an answer to a file; on any error no part of it is left.
 
         Raises:
@@ -124,7 +124,7 @@ class ApiClient:
         """
         part = file.with_name(f"{file.name}.part")
         try:
-            with self._http.stream("GET", path, params=dict(params)) as answer:
+            with self._http.stream("GET", path, params=dict(params or {}), headers={"Accept": accept}) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _refusal(answer)
@@ -183,6 +183,19 @@ class ApiClient:
     def submit(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Submits a training job."""
         return dict(self.call("POST", "/v1/jobs", json=request))
+
+    def predict_dataset(self, reference: str, dataset_id: str) -> dict[str, Any]:
+        """Submits a job that predicts every row of a stored data set."""
+        return dict(self.call("POST", f"/v1/models/{reference}/predictions", json={"dataset_id": dataset_id}))
+
+    def download_rows(self, dataset_id: str, file: Path) -> None:
+        """Writes all rows of a data set to a file whose name ends in .csv, .ndjson, .jsonl or .parquet.
+
+        Raises:
+            ApiError: the ending is none of these, or as for `download`.
+
+        """
+        self.download(f"/v1/datasets/{dataset_id}/content", file, accept=FORMATS[check_ending(file)])
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job as it stands."""
@@ -267,6 +280,22 @@ class ApiClient:
             if cursor is None:
                 break
         return items
+
+
+def check_ending(file: Path) -> str:
+    """How the name of a file ends that rows are to be written to.
+
+    Raises:
+        ApiError: in no form that rows come in.
+
+    """
+    ending = file.suffix.lower()
+    if ending not in _WRITTEN:
+        raise ApiError(f"{file}: the name must end in one of {', '.join(_WRITTEN)}")
+    return ending
+
+
+_WRITTEN = (".csv", ".ndjson", ".jsonl", ".parquet")
 
 
 def name_of(source: str) -> str:

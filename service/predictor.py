@@ -13,7 +13,7 @@ from common.identifiers import is_id
 from common.learned import LearnedNetwork
 from common.network.saved import weights_to_bytes
 from common.schemas.checkpoints import Checkpoint
-from common.schemas.jobs import Job
+from common.schemas.jobs import Job, TrainingJob
 from common.store.stores import Stores
 
 _MOST_REFERENCES = 10_000
@@ -28,7 +28,7 @@ class Found:
     id: str
     """Of the model; of the job while that has no model yet."""
     network: LearnedNetwork
-    job: Job | None = None
+    job: TrainingJob | None = None
     """The job, while it has no model yet."""
 
 
@@ -85,7 +85,7 @@ class Predictor:
 
     def _look_up(self, ref: str, stores: Stores) -> Found:
         try:
-            job = stores.jobs.get(ref) if is_id(ref, "job") else None
+            job = _training(stores.jobs.get(ref)) if is_id(ref, "job") else None
             model_id = stores.models.resolve(ref) if job is None else job.model_id
         except NotFound:
             with self._lock:
@@ -189,6 +189,12 @@ class Predictor:
 
     def _drop(self, key: str) -> None:
         self._bytes -= self._kept.pop(key).nbytes
+
+
+def _training(job: Job) -> TrainingJob:
+    if not isinstance(job, TrainingJob):
+        raise Conflict("The job predicts; it learns nothing.", code="model_not_ready")
+    return job
 
 
 def _not_ready() -> Conflict:

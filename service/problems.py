@@ -27,6 +27,7 @@ STATUS: dict[type[ChainruleError], HTTPStatus] = {
     errors.Stalled: HTTPStatus.REQUEST_TIMEOUT,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,

@@ -209,7 +209,7 @@ class Stack:
             return
         client = connect(redis_url, retries=3)
         try:
-            open_files(self._settings, patience=_FILES_SECONDS).sweep(DatasetStore(client).exists)
+            open_files(self._settings, patience=_FILES_SECONDS).sweep(DatasetStore(client).is_known)
         except ChainruleError as error:  # Redis is just being started again; the next start sweeps
             self._say(f"Left-over files were not removed: {error.message}")
         finally:

@@ -18,7 +18,10 @@ _MOST_AT_ONCE = 50
 
 
 class Housekeeping:
-    """Compresses the history of ended jobs, deletes those that are too old or too many, checkpoints of none, old models.
+    """Keeps a store tidy.
+
+    Compresses the history of ended jobs; deletes those that are too old or too many, checkpoints that no job needs,
+    old versions of models, and data sets that no job has finished.
 
     Args:
         settings: how many ended jobs are kept, and for how long, and how many versions of a model.
@@ -43,6 +46,21 @@ class Housekeeping:
         if keep := self._settings.keep_model_versions:
             models = self._stores.models
             _each(models.surplus(keep, _MOST_AT_ONCE), partial(models.delete, spare_aliased=True))
+        _each(self._stores.datasets.abandoned_drafts(), self._discard_abandoned)
+        _each(self._stores.files.drafts(), self._discard_unknown)
+
+    def _discard_abandoned(self, dataset_id: str) -> None:
+        """Removes what a run has written and never published."""
+        if not self._stores.datasets.exists(dataset_id):
+            log.info("the draft %s is removed", dataset_id)
+            self._stores.files.discard_draft(dataset_id)
+            self._stores.files.discard_dataset(dataset_id)
+        self._stores.datasets.forget_draft(dataset_id)
+
+    def _discard_unknown(self, dataset_id: str) -> None:
+        """Removes what is left on this machine of a draft that another has forgotten."""
+        if not self._stores.datasets.is_draft(dataset_id):
+            self._stores.files.discard_draft(dataset_id)
 
     def _discard_unneeded(self, job_id: str) -> None:
         if self._needs_none(job_id):
@@ -60,13 +78,13 @@ class Housekeeping:
 
 
 def _each(ids: Iterable[str], tidy: Callable[[str], None]) -> None:
-    """Does something for each job or model: one that is damaged keeps none of the others from it."""
-    for identifier in ids:
+    """Does something for each: one that is damaged keeps none of the others from it."""
+    for one in ids:
         try:
-            tidy(identifier)
+            tidy(one)
         except StoreUnavailable:
             raise
         except (NotFound, Conflict):
-            log.debug("%s has changed in between", identifier)
+            log.debug("%s has changed in between", one)
         except Exception:
-            log.exception("%s cannot be tidied up", identifier)
+            log.exception("%s cannot be tidied up", one)

@@ -24,6 +24,8 @@ from common.store.jobs import Claim
 from common.store.stores import Stores, open_stores
 from worker.actors import ActorPool, ClusterConnection, ProcessLost, nodes
 from worker.beside import beside
+from worker.prediction_run import PredictionRun
+from worker.run import Run
 from worker.training_data import FILES_SECONDS
 from worker.training_run import TrainingRun
 
@@ -89,7 +91,12 @@ def _run(stores: Stores, pool: ActorPool, claim: Claim, settings: Settings, say:
 
     log.info("%s begins", claim.job_id)
     try:
-        TrainingRun(stores, claim, pool, settings, abandon).run()
+        run: Run
+        if stores.jobs.kind(claim.job_id) == "prediction":
+            run = PredictionRun(stores, claim, abandon)
+        else:
+            run = TrainingRun(stores, claim, pool, settings, abandon)
+        run.run()
     except FenceLost:
         log.warning("%s has passed to another holder", claim.job_id)
     except ChainruleError as error:

@@ -284,7 +284,7 @@ class Supervisor:
             child.give(claim, cpus)
 
     def _explain(self, job: Job, cpus: float) -> None:
-        reason = too_large_now(job.request.cluster.workers, cpus, self._cpus())
+        reason = too_large_now(job.workers, cpus, self._cpus())
         if job.waiting_for != reason:
             with suppress(CorruptRecord, NotFound):
                 self._stores.jobs.explain_wait(job.id, reason)
@@ -299,7 +299,7 @@ class Supervisor:
         for job_id in new[:_MOST_JUDGED]:
             try:
                 job = self._stores.jobs.get(job_id)
-                workers = job.request.cluster.workers
+                workers = job.workers
                 share = cpus_of_worker(workers, machines)
                 if share is not None:
                     return job, share * workers

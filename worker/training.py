@@ -14,7 +14,7 @@ from common.learned import LearnedDocument
 from common.lifecycle import Wish
 from common.network.health import LayerHealth, merge
 from common.network.metrics import MetricSums
-from common.schemas.jobs import EpochMetrics, Job, Progress, StopReason
+from common.schemas.jobs import EpochMetrics, Progress, StopReason, TrainingJob
 from common.schemas.training import LocalSteps
 from common.settings import Settings
 from common.store.checkpoints import SavedTraining
@@ -77,7 +77,7 @@ class Training:
         self,
         stores: Stores,
         claim: Claim,
-        job: Job,
+        job: TrainingJob,
         task: TrainingTask,
         prepared: PreparedData,
         group: ActorGroup,

@@ -9,23 +9,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from common.errors import (
-    Conflict,
-    CorruptRecord,
-    FenceLost,
-    OutOfMemory,
-    StorageFull,
-    StoreUnavailable,
-    TrainingFailure,
-    lacks_memory,
-)
+from common.errors import Conflict, CorruptRecord
 from common.identifiers import new_id
 from common.learned import LearnedDocument, output_of, width_of
 from common.network.saved import weights_to_bytes
 from common.network.structure import parameter_count
 from common.schemas.checkpoints import Checkpoint
 from common.schemas.datasets import Dataset
-from common.schemas.jobs import Job, JobError, StopReason
+from common.schemas.jobs import Job, StopReason, TrainingJob
 from common.schemas.models import Evaluation, Lineage, Model
 from common.schemas.training import DatasetSplit
 from common.settings import Settings
@@ -33,10 +24,11 @@ from common.store.checkpoints import SavedTraining
 from common.store.jobs import Claim
 from common.store.models import StoredModel
 from common.store.stores import Stores, utc_now
-from worker.actors import ActorPool, ProcessLost, Reservation, States
+from worker.actors import ActorPool, Reservation, States
 from worker.beside import beside
 from worker.channel import FENCE_BYTES, Vector
 from worker.final_evaluation import evaluate_wholly
+from worker.run import LOOK_SECONDS, Run
 from worker.schedules import plateau_of
 from worker.standing import Standing
 from worker.stopping import StoppingRule
@@ -47,19 +39,12 @@ from worker.warm_start import warm_start
 
 log = logging.getLogger("chainrule.run")
 
-_LOOK_SECONDS = 0.2
-"""Between looks at what is asked for, while processors are waited for."""
 _RENEW_SECONDS = 5.0
 """Between looks at whether the cluster is still the one that the processors were asked of."""
 
-_HINTS = {
-    "diverged": "Use a smaller learning rate, or look for extreme values in the data.",
-    "out_of_memory": "Use a smaller network or batch, fewer workers, or a machine with more memory.",
-}
 
-
-class TrainingRun:
-    """Carries out a claimed job.
+class TrainingRun(Run):
+    """Trains a model.
 
     Args:
         stores: records and data.
@@ -80,59 +65,18 @@ class TrainingRun:
         abandon: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stores = stores
-        self._claim = claim
+        super().__init__(stores, claim, abandon)
         self._pool = pool
         self._settings = settings
-        self._abandon = abandon
         self._clock = clock
 
-    def run(self) -> None:
-        """Trains until a reason to stop, and ends the job: succeeded, cancelled or failed; or pauses it.
-
-        Raises:
-            FenceLost: the job has passed to another holder; nothing more was written.
-            ProcessLost: a process died; the job is as it was.
-            StoreUnavailable, StorageFull: Redis was away, or full, for too long.
-
-        """
-        jobs = self._stores.jobs
-        try:
-            job = jobs.get(self._claim.job_id)
-            if not self._is_wanted_elsewhere():
-                self._train(job)
-        except TrainingFailure as error:
-            self._fail(error)
-        except (FenceLost, ProcessLost, StoreUnavailable, StorageFull):
-            raise
-        except Exception as error:
-            log.exception("%s failed", self._claim.job_id)
-            self._fail(_failure(error))
-
-    def _is_wanted_elsewhere(self) -> bool:
-        """Ends or lets go of a job that has not begun to run, where that is asked for; whether it was."""
-        wish = self._stores.jobs.asked(self._claim)
-        if wish is None:
-            return False
-        return self._stores.jobs.requeue(self._claim, "It was asked for.", lost=False)
-
-    def _look(self) -> None:
-        """Ends the process once the job is not its own any more: where it is busy for long, and cannot look itself."""
-        try:
-            is_gone = self._is_wanted_elsewhere()
-        except StoreUnavailable:
-            return
-        except FenceLost:
-            is_gone = True
-        if is_gone:
-            self._abandon()
-
-    def _train(self, job: Job) -> None:
+    def _carry_out(self, job: Job) -> None:
+        assert isinstance(job, TrainingJob)
         dataset = self._stores.datasets.get(job.request.dataset_id)
         validation = job.request.validation
         judge = self._stores.datasets.get(validation.dataset_id) if isinstance(validation, DatasetSplit) else None
         preparation = Preparation(job.request, job.task, dataset, judge, self._settings)
-        with beside(_LOOK_SECONDS, self._look):
+        with beside(LOOK_SECONDS, self._look):
             prepared = preparation.prepare()
         try:
             reservation = Reservation(job.request.cluster.workers)
@@ -144,12 +88,17 @@ class TrainingRun:
             prepared.data.close()
 
     def _train_on(
-        self, reservation: Reservation, job: Job, dataset: Dataset, preparation: Preparation, prepared: PreparedData
+        self,
+        reservation: Reservation,
+        job: TrainingJob,
+        dataset: Dataset,
+        preparation: Preparation,
+        prepared: PreparedData,
     ) -> None:
         for warning in prepared.warnings:
             self._stores.jobs.record(self._claim, kind="warning", event={"message": warning})
         renew_at = self._clock() + _RENEW_SECONDS
-        while not reservation.wait(_LOOK_SECONDS):
+        while not reservation.wait(LOOK_SECONDS):
             if self._is_wanted_elsewhere():
                 return
             if self._clock() >= renew_at:
@@ -167,7 +116,7 @@ class TrainingRun:
         elif job.request.base_model_id is not None:
             base = self._stores.models.load(job.request.base_model_id)
             start = warm_start(base, task, prepared.encoder, prepared.target)
-        with beside(_LOOK_SECONDS, self._look):
+        with beside(LOOK_SECONDS, self._look):
             group = self._pool.group(task, prepared.data, preparation, reservation, start)
         try:
             for process in group.processes():
@@ -194,7 +143,7 @@ class TrainingRun:
         finally:
             group.close()
 
-    def _newest_checkpoint(self, job: Job) -> tuple[Checkpoint, SavedTraining] | None:
+    def _newest_checkpoint(self, job: TrainingJob) -> tuple[Checkpoint, SavedTraining] | None:
         """The newest one that is intact; a damaged one is told of."""
         for checkpoint in self._stores.checkpoints.of_job(job.id):
             try:
@@ -206,7 +155,7 @@ class TrainingRun:
 
     def _finish(
         self,
-        job: Job,
+        job: TrainingJob,
         dataset: Dataset,
         task: TrainingTask,
         preparation: Preparation,
@@ -238,25 +187,8 @@ class TrainingRun:
             jobs.end_cancelled(self._claim, metrics, published)
         self._stores.checkpoints.discard(job.id)
 
-    def _fail(self, error: TrainingFailure) -> None:
-        failure = JobError.model_validate(
-            {
-                "code": error.stable_code,
-                "message": error.message,
-                "hint": error.hint or _HINTS.get(error.stable_code),
-            }
-        )
-        self._stores.jobs.fail(self._claim, failure)
 
-
-def _failure(error: Exception) -> TrainingFailure:
-    if lacks_memory(error):
-        return OutOfMemory("The run could not get the memory it needed.")
-    hint = "The operator's log has the details."
-    return TrainingFailure("Something went wrong inside the run.", code="internal", hint=hint)
-
-
-def _task(job: Job, prepared: PreparedData, saved: SavedTraining | None) -> TrainingTask:
+def _task(job: TrainingJob, prepared: PreparedData, saved: SavedTraining | None) -> TrainingTask:
     """The task of a job; cut into the shards of a checkpoint where there is one."""
     request, encoder = job.request, prepared.encoder
     assert request.loss is not None
@@ -301,7 +233,7 @@ _MOST_LANES = 4
 
 
 def _model(
-    job: Job,
+    job: TrainingJob,
     dataset: Dataset,
     task: TrainingTask,
     prepared: PreparedData,

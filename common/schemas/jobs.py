@@ -1,15 +1,16 @@
-"""Training jobs as callers see them."""
+"""Jobs as callers see them: those that train, and those that predict a whole data set."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from common.lifecycle import State
+from common.schemas.batch_predictions import BatchPredictionRequest
 from common.schemas.models import Task
 from common.schemas.record import Listed, Record, Time
 from common.schemas.training import TrainingRequest
 
-StopReason = Literal["target_reached", "epochs_done", "patience", "time_limit", "cancelled"]
+StopReason = Literal["target_reached", "epochs_done", "patience", "time_limit", "cancelled", "rows_done"]
 FailureCode = Literal[
     "diverged",
     "out_of_memory",
@@ -43,6 +44,21 @@ class Progress(Record):
     best_epoch: int
 
 
+class PredictionProgress(Record):
+    """Where a run that predicts stands; its names are those of `Progress`, where both have them."""
+
+    fraction: float
+    """Of the rows."""
+    rows_seen: int
+    """Rows predicted."""
+    rows: int
+    """Rows of the data set."""
+    rows_per_second: float
+    """Over the wall time since the first row."""
+    eta_seconds: float | None
+    """Null before the first rows."""
+
+
 class JobError(Record):
     """Why a job failed."""
 
@@ -51,8 +67,8 @@ class JobError(Record):
     hint: str | None = None
 
 
-class Job(Record):
-    """A training job."""
+class JobRecord(Record):
+    """What all jobs tell."""
 
     id: str
     name: str | None
@@ -67,18 +83,48 @@ class Job(Record):
     """0: next to start. Null when not queued."""
     waiting_for: str | None = None
     """Why a queued job does not start although others may; null when it only waits for its turn."""
-    request: TrainingRequest
-    """In full, every default filled in."""
     task: Task
-    progress: Progress | None = None
     metrics: dict[str, float] | None = None
-    """Of the best weights so far, on the validation rows."""
+    """Of the best weights so far, on the validation rows; of predictions there are none."""
     stop_reason: StopReason | None = None
     model_id: str | None = None
+    """The model that was learned."""
+    result_dataset_id: str | None = None
+    """The data set that the predictions became."""
     error: JobError | None = None
     labels: dict[str, str] = {}
     warnings: Listed[str] = ()
     """What is worth knowing of the request, as a dry run says it."""
+
+
+class TrainingJob(JobRecord):
+    """A job that learns a model."""
+
+    kind: Literal["training"] = "training"
+    request: TrainingRequest
+    """In full, every default filled in."""
+    progress: Progress | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes that need a processor each, or a share of one."""
+        return self.request.cluster.workers
+
+
+class PredictionJob(JobRecord):
+    """A job that predicts the rows of a data set."""
+
+    kind: Literal["prediction"]
+    request: BatchPredictionRequest
+    progress: PredictionProgress | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes that need a processor: its run."""
+        return 1
+
+
+Job = TrainingJob | PredictionJob
 
 
 class JobEvent(Record):

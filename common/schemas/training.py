@@ -209,6 +209,8 @@ class Cluster(Record):
 
 
 LabelText = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+Labels = Annotated[dict[LabelText, Name], Field(max_length=MAX_LABELS)]
+Priority = Annotated[int, Field(ge=-1000, le=1000)]
 
 
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(ge=0, le=1e9)]]
@@ -255,9 +257,9 @@ class TrainingRequest(Record):
     validation: Annotated[Validation, _validation] = RandomSplit()
     stopping: Stopping = Stopping()
     cluster: Cluster = Cluster()
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Priority = 0
     """Higher starts first."""
-    labels: Annotated[dict[LabelText, Name], Field(max_length=MAX_LABELS)] = {}
+    labels: Labels = {}
     base_model_id: Annotated[str, Field(max_length=100)] | None = None
     """A model to begin with, of the same task: its weights are kept where columns, categories and classes are the same,
     and its hidden layers are taken over where `network` is not given."""

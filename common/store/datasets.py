@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from common.errors import Conflict, CorruptRecord, Invalid, NotFound
 from common.identifiers import is_id
+from common.lifecycle import HELD
 from common.schemas.datasets import Dataset
 from common.store import keys
 from common.store.client import Client, Script, raw, stored, text
@@ -95,6 +96,30 @@ class DatasetStore:
         return bool(self._client.exists(keys.dataset(dataset_id)))
 
     @stored
+    def is_draft(self, dataset_id: str) -> bool:
+        """Whether a run is writing a data set of that id, or was, and nobody has tidied up yet."""
+        return bool(self._client.hexists(keys.DATASET_DRAFTS, dataset_id))
+
+    def is_known(self, dataset_id: str) -> bool:
+        """Whether rows of that id may be needed."""
+        return self.is_draft(dataset_id) or self.exists(dataset_id)  # in the order in which one becomes the other
+
+    @stored
+    def abandoned_drafts(self) -> list[str]:
+        """Drafts that no run writes any more: those of jobs that are gone, have ended, wait, or are run anew."""
+        drafts = {text(draft): text(job_id) for draft, job_id in self._client.hgetall(keys.DATASET_DRAFTS).items()}
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in drafts.values():
+            pipeline.hmget(keys.job(job_id), "state", "draft")
+        jobs = zip(drafts, pipeline.execute(raise_on_error=False), strict=True)
+        return [draft for draft, found in jobs if not (isinstance(found, list) and _writes(found, draft))]
+
+    @stored
+    def forget_draft(self, dataset_id: str) -> None:
+        """Forgets a draft whose rows are gone, or published."""
+        self._client.hdel(keys.DATASET_DRAFTS, dataset_id)
+
+    @stored
     def page(self, limit: int, cursor: str | None = None) -> Page[Dataset]:
         """A page of data sets, newest first."""
         page = newest_first(self._client, keys.DATASETS, limit, cursor)
@@ -126,6 +151,12 @@ class DatasetStore:
                 code="dataset_in_use",
                 hint="Cancel the job first.",
             )
+
+
+def _writes(job: list[bytes | None], draft: str) -> bool:
+    """Whether a job, of which there is the state and the newest draft, is held and writes that one."""
+    state, newest = job
+    return newest == draft.encode() and state is not None and state.decode(errors="replace") in HELD
 
 
 def reused() -> Invalid:

@@ -37,7 +37,7 @@ class DataFolder:
 
     def prepare(self) -> None:
         """Makes the folders, for their owner only."""
-        for folder in (self.root, self._uploads, self._datasets, self._checkpoints):
+        for folder in (self.root, self._uploads, self._datasets, self._drafts, self._checkpoints):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def sweep(self, is_known: Callable[[str], bool]) -> None:
@@ -102,6 +102,33 @@ class DataFolder:
 
         """
         self.dataset(dataset_id).unlink(missing_ok=True)
+
+    # Data sets that jobs write
+
+    def draft(self, dataset_id: str) -> Path:
+        """An empty folder of this machine, where a job writes the rows of a data set before `keep_draft`."""
+        folder = self._drafts / _name_of_rows(dataset_id).removesuffix(_ROWS)
+        self._drafts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def keep_draft(self, dataset_id: str, path: Path) -> None:
+        """Makes a file of a draft the rows of its data set, and removes the rest of the draft.
+
+        Raises:
+            FilesUnavailable: a bucket does not take them.
+
+        """
+        path.replace(self.dataset(dataset_id))
+        self.discard_draft(dataset_id)
+
+    def discard_draft(self, dataset_id: str) -> None:
+        """Removes what was written of a data set on this machine."""
+        shutil.rmtree(self._drafts / _name_of_rows(dataset_id).removesuffix(_ROWS), ignore_errors=True)
+
+    def drafts(self) -> list[str]:
+        """The data sets of which something was written on this machine."""
+        return [folder.name for folder in self._drafts.iterdir()] if self._drafts.exists() else []
 
     # Checkpoints
 
@@ -169,6 +196,10 @@ class DataFolder:
         return self.root / "datasets"
 
     @property
+    def _drafts(self) -> Path:
+        return self.root / "drafts"
+
+    @property
     def _checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
@@ -191,7 +222,7 @@ class BucketFolder(DataFolder):
         self._most_bytes = most_bytes
 
     def prepare(self) -> None:
-        for folder in (self.root, self._uploads, self._copies):
+        for folder in (self.root, self._uploads, self._drafts, self._copies):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._bucket.names("datasets")  # fails now rather than at the first upload
 
@@ -207,11 +238,19 @@ class BucketFolder(DataFolder):
         return self._uploads / _name_of_rows(dataset_id)
 
     def keep_dataset(self, dataset_id: str) -> None:
-        path = self.dataset(dataset_id)
+        self._keep(self.dataset(dataset_id), dataset_id)
+
+    def keep_draft(self, dataset_id: str, path: Path) -> None:
+        self._keep(path, dataset_id)
+        self.discard_draft(dataset_id)
+
+    def _keep(self, path: Path, dataset_id: str) -> None:
+        name = _name_of_rows(dataset_id)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self._bucket.put(f"datasets/{path.name}", path, sha256)
-        path.replace(self._copies / path.name)
+        self._bucket.put(f"datasets/{name}", path, sha256)
+        self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.replace(self._copies / name)
         self._evict()
 
     @contextmanager
@@ -301,6 +340,7 @@ class BucketFolder(DataFolder):
 
 
 _PART = ".part"
+_ROWS = ".parquet"
 
 
 def _fill(file: IO[bytes], found: Found) -> None:
@@ -363,7 +403,7 @@ def _remove_unused(path: Path) -> bool:
 def _name_of_rows(dataset_id: str) -> str:
     if not is_id(dataset_id, "ds"):
         raise NotFound("There is no such data set.", code="dataset_not_found")
-    return f"{dataset_id}.parquet"
+    return f"{dataset_id}{_ROWS}"
 
 
 def _checked_job(job_id: str) -> str:

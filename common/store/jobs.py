@@ -17,7 +17,19 @@ from typing import Any, Literal
 from common.errors import Conflict, CorruptRecord, FenceLost, NotFound
 from common.identifiers import is_id
 from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
-from common.schemas.jobs import EpochMetrics, EventKind, Job, JobError, Progress, StopReason
+from common.schemas.batch_predictions import BatchPredictionRequest
+from common.schemas.datasets import Dataset
+from common.schemas.jobs import (
+    EpochMetrics,
+    EventKind,
+    Job,
+    JobError,
+    PredictionJob,
+    PredictionProgress,
+    Progress,
+    StopReason,
+    TrainingJob,
+)
 from common.schemas.models import Task
 from common.schemas.training import DatasetSplit, TrainingRequest
 from common.store import keys
@@ -31,8 +43,10 @@ _MOST_SURPLUS = 100
 _MOST_TRIES = 100
 """Of steering a job that moves all the while; no living one needs more than a few."""
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,14})\Z")
+_KINDS: Mapping[str, type[TrainingJob] | type[PredictionJob]] = {"training": TrainingJob, "prediction": PredictionJob}
 _NUMBERS = ("seq", "priority", "revision", "attempt", "fence", "lease", "losses")
 """Fields of a job that scripts count with."""
+_OPTIONAL = ("name", "started_at", "finished_at", "stop_reason", "model_id", "result_dataset_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,7 @@ class JobStore:
         self._explain_wait = Script(client, "explain_wait")
         self._move = Script(client, "move_job")
         self._record = Script(client, "record_job")
+        self._draft = Script(client, "draft_dataset")
         self._renew = Script(client, "renew_lease")
         self._ask_holder = Script(client, "ask_holder")
         self._delete = Script(client, "delete_job")
@@ -70,7 +85,7 @@ class JobStore:
     def submit(
         self,
         job_id: str,
-        request: TrainingRequest,
+        request: TrainingRequest | BatchPredictionRequest,
         task: Task,
         *,
         max_queued: int,
@@ -84,12 +99,13 @@ class JobStore:
         `request` is resolved; `given`, as it came, is what a rerun starts from.
 
         Raises:
-            NotFound: the data set is gone, or the model to begin with.
+            NotFound: the data set is gone, or the model to begin or to predict with.
             Conflict: the queue is full (`queue_full`).
             Invalid: the Idempotency-Key was used for something else.
 
         """
         fields: dict[str, str | int | float | bytes] = {
+            "kind": "training" if isinstance(request, TrainingRequest) else "prediction",
             "request": request.model_dump_json(),
             "given": to_json(given or {}),
             "task": task,
@@ -99,7 +115,7 @@ class JobStore:
             fields["warnings"] = to_json(warnings)
         if request.name is not None:
             fields["name"] = request.name
-        judge = request.validation.dataset_id if isinstance(request.validation, DatasetSplit) else None
+        model_id, judge = _uses(request)
         answer = self._submit(
             [
                 keys.job(job_id),
@@ -111,8 +127,8 @@ class JobStore:
                 keys.SEQUENCE,
                 keys.job_events(job_id),
                 keys.idempotency("jobs", idempotency_key) if idempotency_key else "",
-                keys.model(request.base_model_id) if request.base_model_id else "",
-                keys.model_jobs(request.base_model_id or ""),
+                keys.model(model_id) if model_id else "",
+                keys.model_jobs(model_id or ""),
                 keys.dataset(judge) if judge else "",
                 keys.dataset_jobs(judge or ""),
                 *(keys.jobs_with_label(f"{label}:{value}") for label, value in request.labels.items()),
@@ -125,7 +141,7 @@ class JobStore:
             case "no_dataset":
                 raise NotFound("There is no such data set.", code="dataset_not_found")
             case "no_model":
-                raise NotFound("There is no such model to begin with.", code="model_not_found")
+                raise NotFound("There is no such model any more.", code="model_not_found")
             case "queue_full":
                 raise _queue_full()
         return Created(answer[1], replayed=answer[0] == "replayed")
@@ -178,10 +194,14 @@ class JobStore:
 
         Raises:
             NotFound: there is no such job.
+            Conflict: it is no training (`job_not_training`).
             CorruptRecord: what is stored is not a request.
 
         """
-        request = self.get(job_id).request
+        job = self.get(job_id)
+        if not isinstance(job, TrainingJob):
+            raise _not_training()
+        request = job.request
         stored_body = self._client.hget(keys.job(job_id), "given")
         with damage("The record of a job is damaged."):
             body = json.loads(stored_body or b"{}") or request.model_dump(mode="json")
@@ -246,10 +266,13 @@ class JobStore:
 
         Raises:
             NotFound: there is no such job.
-            Conflict: it has ended (`job_ended`), or is about to (`cancel_asked`).
+            Conflict: it has ended (`job_ended`), or is about to (`cancel_asked`), or it is no training
+                (`job_not_training`).
             CorruptRecord: its record is damaged.
 
         """
+        if not isinstance(self.get(job_id), TrainingJob):
+            raise _not_training()
         self._steer(
             job_id,
             lambda: self._make(job_id, "paused", ("queued",)),
@@ -396,10 +419,26 @@ class JobStore:
         return [lease for lease in leases if lease is not None]
 
     @stored
+    def kind(self, job_id: str) -> str:
+        """What a job does: "training" or "prediction"."""
+        return text(self._client.hget(keys.job(job_id), "kind") or b"training")
+
+    @stored
+    def draft(self, claim: Claim, dataset_id: str) -> None:
+        """Notes the data set that a run is going to write: what it leaves unpublished is found by that.
+
+        Raises:
+            FenceLost: the job is no longer the caller's.
+
+        """
+        job_id = claim.job_id
+        self._held(claim, self._draft([keys.job(job_id), keys.DATASET_DRAFTS], [claim.fence, job_id, dataset_id]))
+
+    @stored
     def begin(
         self,
         claim: Claim,
-        progress: Progress | None = None,
+        progress: Progress | PredictionProgress | None = None,
         metrics: Mapping[str, float] | None = None,
         *,
         checkpoint: int | None = None,
@@ -420,7 +459,7 @@ class JobStore:
             fence=claim.fence,
             fields=fields,
             event={} if checkpoint is None else {"checkpoint": checkpoint},
-            keep_epochs=progress.epoch if progress else 0,
+            keep_epochs=progress.epoch if isinstance(progress, Progress) else 0,
         )
         self._held(claim, answer)
 
@@ -495,6 +534,27 @@ class JobStore:
         )
 
     @stored
+    def succeed_predicting(self, claim: Claim, result: Dataset) -> None:
+        """`running` → `succeeded`, and the predictions are published as a data set in the same step.
+
+        Raises:
+            FenceLost: the job is no longer the caller's.
+            Conflict: a cancel was asked for (`cancel_asked`).
+
+        """
+        reason: StopReason = "rows_done"
+        answer = self._apply(
+            claim.job_id,
+            "succeeded",
+            fence=claim.fence,
+            fields={"stop_reason": reason, "metrics": to_json({}), "result_dataset_id": result.id},
+            event={"stop_reason": reason, "result_dataset_id": result.id},
+            result=result,
+            unless=("cancel",),
+        )
+        self._held(claim, answer)
+
+    @stored
     def end_cancelled(
         self, claim: Claim, metrics: Mapping[str, float] | None = None, model: tuple[str, str] | None = None
     ) -> None:
@@ -531,7 +591,7 @@ class JobStore:
         kind: EventKind | None = None,
         event: Mapping[str, object] | None = None,
         epoch: EpochMetrics | None = None,
-        progress: Progress | None = None,
+        progress: Progress | PredictionProgress | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> Wish | None:
         """Notes what happened in a run; answers what its holder is asked for.
@@ -595,6 +655,7 @@ class JobStore:
         fields: Mapping[str, str | int | float | bytes] | None = None,
         event: Mapping[str, object] | None = None,
         model: tuple[str, str] | None = None,
+        result: Dataset | None = None,
         raise_fence: bool = False,
         is_claim: bool = False,
         keep_epochs: int | None = None,
@@ -609,8 +670,10 @@ class JobStore:
             return ["missing"]
         with damage("The record of a job is damaged."):
             described = json.loads(request)
-            dataset_id, base_model_id = described["dataset_id"], described["base_model_id"]
-            judge = described["validation"].get("dataset_id")
+            dataset_id = described["dataset_id"]
+            predicts = "model_id" in described
+            model_needed = described["model_id" if predicts else "base_model_id"]
+            judge = None if predicts else described["validation"].get("dataset_id")
         ends = target in TERMINAL
         model_id, model_name = model or ("", "")
         return self._move(
@@ -628,8 +691,12 @@ class JobStore:
                 keys.SEQUENCE,
                 keys.job_metrics(job_id),
                 keys.TO_ARCHIVE,
-                keys.model_jobs(base_model_id) if base_model_id else "",
+                keys.model_jobs(model_needed) if model_needed else "",
                 keys.dataset_jobs(judge) if judge else "",
+                keys.dataset(result.id) if result else "",
+                keys.DATASETS,
+                keys.dataset_versions(result.name if result else ""),
+                keys.DATASET_DRAFTS,
             ],
             [
                 job_id,
@@ -649,6 +716,8 @@ class JobStore:
                 keys.CHANGES,
                 change,
                 "" if max_queued is None else max_queued,
+                result.id if result else "",
+                result.model_copy(update={"version": 0}).model_dump_json() if result else "",
                 *pairs({**(fields or {}), **({"finished_at": now} if ends else {})}),
             ],
         )
@@ -677,6 +746,18 @@ class JobStore:
 
 def _read_wish(value: object) -> Wish | None:
     return "cancel" if value in (b"cancel", "cancel") else "pause" if value in (b"pause", "pause") else None
+
+
+def _uses(request: TrainingRequest | BatchPredictionRequest) -> tuple[str | None, str | None]:
+    """What a job needs beside its data set: a model, and the data set of its validation rows."""
+    if isinstance(request, BatchPredictionRequest):
+        return request.model_id, None
+    judge = request.validation.dataset_id if isinstance(request.validation, DatasetSplit) else None
+    return request.base_model_id, judge
+
+
+def _not_training() -> Conflict:
+    return Conflict("The job predicts; only one that trains can be paused or run again.", code="job_not_training")
 
 
 def _queue_full() -> Conflict:
@@ -722,13 +803,13 @@ def _read(fields: object, rank: object) -> Job:
         assert isinstance(fields, dict)
         known = {text(name): text(value) for name, value in fields.items()}
         assert all(_WHOLE.match(known[name]) for name in _NUMBERS if name in known or name != "losses")
-        optional = {
-            name: known.get(name) or None for name in ("name", "started_at", "finished_at", "stop_reason", "model_id")
-        }
-        return Job.model_validate(
+        optional = {name: known.get(name) or None for name in _OPTIONAL}
+        kind = known.get("kind", "training")  # which versions before did not write
+        return _KINDS[kind].model_validate(
             {
                 **optional,
                 "id": known["id"],
+                "kind": kind,
                 "state": known["state"],
                 "revision": int(known["revision"]),
                 "attempt": int(known["attempt"]),

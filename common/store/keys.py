@@ -17,6 +17,8 @@ DATASET_CONTENTS = ROOT + "dataset_contents"
 """From ids to digests of what the rows were read from."""
 DATASETS_OF_CONTENT = ROOT + "datasets_of_content"
 """The other way round."""
+DATASET_DRAFTS = ROOT + "dataset_drafts"
+"""From ids of data sets that runs are writing to those of their jobs; their rows may lie about until they are published."""
 JOBS = ROOT + "jobs"
 MODELS = ROOT + "models"
 
@@ -55,8 +57,8 @@ def job(job_id: str) -> str:
     """Hash: the fields of a job, JSON where they are not text or whole numbers.
 
     Beside them `given` (the request as it came), `seq`, `fence`, `lease`, `wish` (what its holder was asked for: `cancel` or `pause`), `losses` (attempts
-    lost since the last checkpoint), `kept` (1 while the next claim goes on with the same attempt) and `token` (of the
-    last write, so that a repeated write is applied once).
+    lost since the last checkpoint), `kept` (1 while the next claim goes on with the same attempt), `draft` (the data set
+    that its run is writing) and `token` (of the last write, so that a repeated write is applied once).
     """
     return f"{ROOT}job:{job_id}"
 
@@ -112,7 +114,7 @@ def model_chunk(number: int) -> str:
 
 
 def model_jobs(model_id: str) -> str:
-    """Set: ids of jobs that have not ended and begin with this model."""
+    """Set: ids of jobs that have not ended and begin with this model, or predict with it."""
     return f"{ROOT}model:{model_id}:jobs"
 
 

@@ -252,7 +252,7 @@ class ModelStore:
 
         Raises:
             NotFound: there is none.
-            Conflict: a job that has not ended begins with it, or an alias spares it (`model_in_use`).
+            Conflict: a job that has not ended begins or predicts with it, or an alias spares it (`model_in_use`).
 
         """
         try:
@@ -277,7 +277,7 @@ class ModelStore:
             case "missing":
                 raise _no_such_model()
             case "in_use":
-                raise Conflict("A job that has not ended begins with this model.", code="model_in_use")
+                raise Conflict("A job that has not ended needs this model.", code="model_in_use")
             case "aliased":
                 raise Conflict("An alias points to this model.", code="model_in_use")
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import polars as pl
 
-from common.errors import StorageFull, TooLarge
-from service.parsing.canonical import is_full, sink
+from common.errors import StorageFull, TooLarge, lacks_disk
+from service.parsing.canonical import sink
 from service.parsing.faults import POLARS_ERRORS
 
 _PART: Final = 64 << 20
@@ -72,7 +72,7 @@ class ParquetWriter:
         try:
             sink(frame, path)
         except (OSError, *POLARS_ERRORS) as error:
-            if is_full(error):
+            if lacks_disk(error):
                 raise StorageFull("There is no room left to keep the answer.") from None
             raise
         self._written += path.stat().st_size

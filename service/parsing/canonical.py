@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Protocol
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from common.errors import StorageFull
+from common.errors import StorageFull, lacks_disk
 from common.schemas.datasets import ColumnKind
 from service.ingest import partial_path
 from service.parsing.faults import POLARS_ERRORS
@@ -48,17 +47,12 @@ def whole_file(destination: Path) -> Iterator[Path]:
         partial.replace(destination)
     except (OSError, *POLARS_ERRORS) as error:
         partial.unlink(missing_ok=True)
-        if is_full(error):
+        if lacks_disk(error):
             raise StorageFull("there is no room left to store the data set") from None
         raise
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a disk has no room: ENOSPC or EDQUOT."""
-    return re.search(r"os error (28|122)\b|Errno (28|122)\b", str(error)) is not None
 
 
 def sink(frame: pl.LazyFrame, partial: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Final
 
 import polars as pl
 
-from common.errors import Fault, TooLarge
+from common.errors import Fault, TooLarge, lacks_disk
 from common.schemas.datasets import ColumnKind
 from service.ingest import ParseLimits, ParseOptions
-from service.parsing.canonical import is_full, sink
+from service.parsing.canonical import sink
 from service.parsing.faults import (
     MAX_CELL,
     MAX_FAULTS,
@@ -67,7 +67,7 @@ class ParquetTable:
             )
             return _check(partial)
         except POLARS_ERRORS as error:
-            if is_full(error):
+            if lacks_disk(error):
                 raise
             raise unreadable(error, "Parquet") from None
 

@@ -170,7 +170,7 @@ def rows(
     try:
         with behind.stores.files.rows(dataset_id) as path:
             scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-            found = scan.slice(offset, limit).with_columns(_written(cs.temporal())).collect()
+            found = scan.slice(offset, limit).with_columns(written(cs.temporal())).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptRecord("The rows of this data set are damaged.") from error
     found = _fitting(found)
@@ -190,7 +190,7 @@ def _fitting(rows: pl.DataFrame) -> pl.DataFrame:
 _MOST_TEXT = 16 << 20
 
 
-def _written(times: pl.Expr) -> pl.Expr:
+def written(times: pl.Expr) -> pl.Expr:
     """Dates and times as RFC 3339 has them: 2024-01-27, 2024-01-27T10:00:00.5Z; without a zone where they have none."""
     text = times.dt.to_string("iso:strict")
     for pattern, short in ((r"\.0+($|[+-])", "$1"), (r"(\.\d*[1-9])0+($|[+-])", "$1$2"), (r"\+00:00$", "Z")):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Response
@@ -20,15 +17,20 @@ from common.errors import Fault, Invalid
 from common.identifiers import new_id
 from common.lifecycle import TERMINAL, State
 from common.schemas.checkpoints import Checkpoint
-from common.schemas.jobs import DryRun, EpochMetrics, Job, JobEvent
+from common.schemas.jobs import DryRun, EpochMetrics, Job, JobEvent, TrainingJob
 from common.store.datasets import Created
 from service import problems
 from service.event_stream import EventReader, read_event_id, stream
 from service.merge_patch import kinds_of, merged
+from service.routes.job_creation import RequestKey, answer, replayed
 from service.routes.shared import Behind, Cursor, IdempotencyKey, JsonRoute, Limit, Listing, Services, errors
 from service.submission import Assessment, assess
 
-router = APIRouter(prefix="/v1/jobs", tags=["training jobs"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+
+
+class Jobs(Listing[Job]):
+    """A page of jobs, newest first."""
 
 
 class Events(BaseModel):
@@ -147,7 +149,7 @@ _BODY = {
 @router.post(
     "",
     status_code=201,
-    response_model=Job,
+    response_model=TrainingJob,
     responses={
         200: {"model": DryRun, "description": "With `dry_run=true`: what the job would come to"},
         **errors(400, 404, 409, 413, 415, 422, 507),
@@ -164,27 +166,9 @@ def submit(
     """Submits a training job. It is on disk before this answers. Every fault of the request is reported at once."""
     if dry_run:
         return JSONResponse(_dry_run(_assess(body, behind)).model_dump(mode="json"))
-    key = _Key.of(idempotency_key, body)
-    created = _replayed(key, behind) or _create(body, key, behind)
-    return _answer(created, behind, response)
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """An Idempotency-Key with what was asked for under it."""
-
-    value: str | None
-    digest: str
-
-    @classmethod
-    def of(cls, value: str | None, body: Mapping[str, object], scope: str = "") -> _Key:
-        """The body is taken as it came; `scope` tells uses of one key apart."""
-        return cls(value, hashlib.sha256((scope + json.dumps(body, sort_keys=True)).encode()).hexdigest())
-
-
-def _replayed(key: _Key, behind: Services) -> Created | None:
-    """What the same request created before: looked for first, for what it was judged by may have changed since."""
-    return behind.stores.jobs.submitted(key.value, key.digest) if key.value else None
+    key = RequestKey.of(idempotency_key, body)
+    created = replayed(key, behind) or _create(body, key, behind)
+    return answer(created, behind, response)
 
 
 def _assess(body: Mapping[str, object], behind: Services) -> Assessment:
@@ -192,7 +176,7 @@ def _assess(body: Mapping[str, object], behind: Services) -> Assessment:
     return assess(body, stores.datasets.get, stores.models.get, behind.settings, lambda: secrets.randbelow(2**31))
 
 
-def _create(body: Mapping[str, object], key: _Key, behind: Services) -> Created:
+def _create(body: Mapping[str, object], key: RequestKey, behind: Services) -> Created:
     """Submits a request in which no fault is found."""
     assessment = _assess(body, behind)
     if assessment.faults:
@@ -209,13 +193,6 @@ def _create(body: Mapping[str, object], key: _Key, behind: Services) -> Created:
         idempotency_key=key.value,
         digest=key.digest,
     )
-
-
-def _answer(created: Created, behind: Services, response: Response) -> Job:
-    if created.replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/jobs/{created.id}"
-    return behind.stores.jobs.get(created.id)
 
 
 def _dry_run(assessment: Assessment) -> DryRun:
@@ -247,11 +224,11 @@ def list_jobs(
         _OR_EMPTY,
         Query(description="Only jobs with this label, as `key:value`."),
     ] = None,
-) -> Listing[Job]:
-    """Jobs, newest first."""
+) -> Jobs:
+    """Jobs, newest first: those that train, and those that predict."""
     if label is not None and ":" not in label:
         raise Invalid("The request has a fault.", [Fault("label", "wrong_form", "must be `key:value`")])
-    return Listing.of(behind.stores.jobs.page(limit, cursor, state=state, label=label))
+    return Jobs.of(behind.stores.jobs.page(limit, cursor, state=state, label=label))
 
 
 @router.get("/{job_id}", response_model=Job, responses=errors(404, 422))
@@ -342,7 +319,7 @@ def cancel(job_id: str, behind: Behind) -> Job:
 
 @router.post("/{job_id}/pause", status_code=202, responses=errors(404, 409))
 def pause(job_id: str, behind: Behind) -> Job:
-    """Pauses a job. One that runs is written down whole and gives its processors back within a second or two."""
+    """Pauses a training. One that runs is written down whole and gives its processors back within a second or two."""
     behind.stores.jobs.pause(job_id)
     return behind.stores.jobs.get(job_id)
 
@@ -376,7 +353,7 @@ _RERUN = {
 @router.post(
     "/{job_id}/rerun",
     status_code=201,
-    response_model=Job,
+    response_model=TrainingJob,
     responses=errors(400, 404, 409, 413, 415, 422, 507),
     openapi_extra=_RERUN,
 )
@@ -387,15 +364,15 @@ def rerun(
     idempotency_key: IdempotencyKey,
     body: Annotated[dict[str, object] | None, Body()] = None,
 ) -> Job:
-    """Submits a new job with the request of an earlier one, its seed included; what the body holds takes precedence."""
+    """Submits a new training with the request of an earlier one, its seed included; what the body holds takes precedence."""
     patch = body or {}
-    key = _Key.of(idempotency_key, patch, scope=f"rerun {job_id} ")
-    created = _replayed(key, behind)
+    key = RequestKey.of(idempotency_key, patch, scope=f"rerun {job_id} ")
+    created = replayed(key, behind)
     if created is None:
         jobs = behind.stores.jobs
         request = merged(jobs.given(job_id), patch, kinds_of(jobs.get(job_id).request))
         created = _create(request, key, behind)
-    return _answer(created, behind, response)
+    return answer(created, behind, response)
 
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Self, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -127,7 +127,7 @@ class Listing(BaseModel, Generic[Item]):
     next_cursor: str | None
 
     @classmethod
-    def of(cls, page: Page[Item]) -> Listing[Item]:
+    def of(cls, page: Page[Item]) -> Self:
         """A page of the store as it is answered."""
         return cls(data=page.data, next_cursor=page.next_cursor)
 

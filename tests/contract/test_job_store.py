@@ -25,7 +25,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from common.errors import ChainruleError, Conflict, CorruptRecord, FenceLost, Invalid, NotFound
 from common.identifiers import new_id
 from common.lifecycle import HELD, STATES, TERMINAL, State, Wish, sources
-from common.schemas.jobs import Job, JobError
+from common.schemas.jobs import Job, JobError, TrainingJob
 from common.store import keys
 from common.store.checkpoints import KEPT
 from common.store.client import connect, raw, text
@@ -351,6 +351,7 @@ class JobMachine(RuleBasedStateMachine):
             assert found.state == job.state
             assert (found.attempt, found.revision) == (job.attempt, job.revision)
             assert found.queue_position == (queue.index(job_id) if job.state == "queued" else None)
+            assert isinstance(found, TrainingJob)
             assert (found.progress and found.progress.epoch) == job.progress
             assert [row.epoch for row in self.stores.history.metrics(job_id)] == job.epochs
             assert self.store.losses(Claim(job_id, 0)) == job.losses

@@ -1,4 +1,4 @@
--- Removes a published model that no unended job begins with; aliases that pointed to it point to nothing.
+-- Removes a published model that no unended job begins or predicts with; aliases that pointed to it point to nothing.
 -- KEYS: 1 model (hash)  2 models (zset)  3 model versions (zset)  4 jobs of the model (set)  5 aliases of its name (hash)
 -- ARGV: 1 id  2 prefix of jobs  3 prefix of histories of aliases  4 now  5 most entries of a history
 --   6 "1" to keep one that an alias points to  7 channel of changes

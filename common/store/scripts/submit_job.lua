@@ -1,7 +1,7 @@
 -- Creates a queued job, or answers with the one that the same Idempotency-Key created before.
 -- KEYS: 1 job (hash)  2 jobs (zset)  3 queue (zset)  4 jobs:state:queued (zset)  5 dataset (string)
 --       6 dataset jobs (set)  7 sequence (counter)  8 job events (stream)  9 idempotency (hash, or "")
---       10 base model (hash, or "")  11 jobs of the base model (set)  12 validation data set (string, or "")
+--       10 model it needs (hash, or "")  11 jobs of that model (set)  12 validation data set (string, or "")
 --       13 jobs of the validation data set (set)  14... jobs:label:* (zset)
 -- ARGV: 1 job id  2 priority  3 most queued jobs  4 now  5 digest of the request  6 channel of changes
 --       7... field, value pairs of the job
