@@ -362,6 +362,8 @@ def test_a_minimal_request_becomes_a_queued_job_shown_in_full(api: TestClient, s
         "metrics": None,
         "stop_reason": None,
         "model_id": None,
+        "kind": "training",
+        "result_dataset_id": None,
         "error": None,
         "labels": {},
         "warnings": [],
