@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -197,3 +198,14 @@ def test_a_job_does_not_notice_the_death_of_the_api(stack: RunningStack, heavy_m
     job = ended(stack, job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
     assert content(stack, job["result_dataset_id"]).height == MANY
+
+
+@pytest.mark.slow
+def test_what_the_documentation_shows_works_when_it_is_pasted(stack: RunningStack, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "batch_predictions.md").read_text()
+    script = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8000", stack.url)
+    done = subprocess.run(["bash", "-eu", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("label,probability_fig,probability_plum\n")
+    answers = pl.read_csv(tmp_path / "answers.csv")
+    assert (answers.height, set(answers["label"])) == (100, {"fig", "plum"})
