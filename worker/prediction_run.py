@@ -14,7 +14,7 @@ import polars as pl
 from common.dataset_inputs import read_inputs
 from common.describing.column import describe_column
 from common.describing.stored_columns import StoredColumns
-from common.errors import BadData, Conflict, Invalid, StorageFull, lacks_disk
+from common.errors import BadData, Conflict, FenceLost, Invalid, StorageFull, lacks_disk
 from common.features.table import StoredTable
 from common.identifiers import new_id
 from common.learned import LearnedNetwork
@@ -95,6 +95,10 @@ class PredictionRun(Run):
             jobs.succeed_predicting(self._claim, result)
         except Conflict:  # a cancel came in between
             jobs.end_cancelled(self._claim)
+        except FenceLost:
+            if not self._stores.datasets.exists(result_id):  # else a repeated call has found its work done
+                self._stores.files.discard_dataset(result_id)
+            raise
 
     def _predict(self, network: LearnedNetwork, dataset: Dataset, table: StoredTable, file: PredictionFile) -> bool:
         """Predicts all rows, some at a time, and tells of it; False when a cancel was asked for."""

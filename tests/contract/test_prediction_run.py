@@ -159,6 +159,27 @@ def test_rows_and_result_may_lie_in_a_bucket(stores: Stores, bucket: str, tmp_pa
             assert path.exists()
 
 
+def test_a_run_that_wakes_up_too_late_leaves_nothing_in_a_bucket(
+    stores: Stores, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_of = a_bucket(bucket)
+    here, there = (replace(stores, files=BucketFolder(tmp_path / name, store_of, BIG)) for name in ("here", "there"))
+    here.files.prepare()
+    claim, dataset = simple(here)
+    keep = there.files.keep_draft
+
+    def late(dataset_id: str, path: Path) -> None:
+        here.jobs.requeue(claim, "Its supervisor fell silent.")
+        Housekeeping(Settings(), here, utc_now).tidy()
+        keep(dataset_id, path)
+
+    monkeypatch.setattr(prediction_run, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(there.files, "keep_draft", late)
+    with pytest.raises(FenceLost):
+        PredictionRun(there, claim, never).run()
+    assert store_of.names("datasets") == [f"{dataset.id}.parquet"]
+
+
 # What keeps it from its end
 
 

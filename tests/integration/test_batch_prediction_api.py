@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
@@ -16,11 +18,13 @@ from polars.testing import assert_frame_equal
 from common.features.categories import OneHot
 from common.features.numbers import Scaled
 from common.identifiers import new_id
+from common.schemas.datasets import Column
 from common.schemas.models import Model
 from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
-from tests.contract import running
+from service.routes.dataset_content import _texts
+from tests.contract import a_dataset, running
 from tests.learned import TARGETS, publish_network
 
 COLUMNS = (
@@ -231,6 +235,24 @@ def test_rows_that_are_gone_or_damaged_are_told(api: TestClient, stores: Stores,
     file.unlink()
     assert api.get(path, headers=headers).json()["code"] == "dataset_not_found"
     assert api.get(f"/v1/datasets/{new_id('ds')}/content", headers=headers).json()["code"] == "dataset_not_found"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text/csv", "application/x-ndjson"])
+def test_what_it_takes_to_write_rows_does_not_grow_with_them(stores: Stores, form: str) -> None:
+    rows = 2_000_000
+    columns = tuple(Column(name=f"c{place}", kind="numeric", missing=0, distinct=rows) for place in range(5))
+    dataset, random = a_dataset(columns=columns, rows=rows), np.random.default_rng(0)
+    frame = pl.DataFrame({column.name: random.random(rows) for column in columns})
+    frame.write_parquet(stores.files.dataset(dataset.id))
+    del frame
+    process, written = psutil.Process(), 0
+    before = most = process.memory_info().rss
+    for piece in _texts(dataset, stores.files, form):
+        written += len(piece)
+        most = max(most, process.memory_info().rss)
+    assert written > 180 << 20
+    assert most - before < 120 << 20
 
 
 # The description

@@ -14,10 +14,12 @@ from typing import Any, cast
 import numpy as np
 import redis
 
-from common.errors import ChainruleError, Conflict, CorruptRecord, FenceLost, StoreUnavailable
+from common.errors import ChainruleError, Conflict, CorruptRecord, FenceLost, NotFound, StoreUnavailable
+from common.identifiers import new_id
 from common.lifecycle import TERMINAL, State, sources
+from common.schemas.batch_predictions import BatchPredictionRequest
 from common.schemas.cluster import Node, SupervisorReport
-from common.schemas.jobs import Job
+from common.schemas.jobs import Job, PredictionJob, PredictionProgress
 from common.settings import Settings
 from common.store import keys
 from common.store.checkpoints import SavedTraining
@@ -26,8 +28,9 @@ from common.store.files import DataFolder
 from common.store.jobs import Claim, JobStore
 from common.store.stores import Stores, open_stores
 from common.store.supervisors import SupervisorStore
-from tests.contract import a_model, a_progress, an_epoch, create, submit
+from tests.contract import a_dataset, a_model, a_progress, an_epoch, create, publish, submit
 from tests.steady_ray import SteadyRay
+from worker.housekeeping import Housekeeping
 from worker.run_child import Done, Exited, Lost, Message, Nodes, Ready
 from worker.supervisor import Child, Hear, Supervisor
 
@@ -35,6 +38,7 @@ LEASE_SECONDS = 10.0
 EPOCHS = 4
 PROCESSES = 5
 """That speak to the store: a user, two supervisors, and the runs of each."""
+RESULT = "predictions"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = Settings(lease_seconds=LEASE_SECONDS, max_attempts=1000)
 NODE = Node(id="n", address="127.0.0.1", cpus=1.0, memory_bytes=1, alive=True)
@@ -142,6 +146,9 @@ class SimulatedChild:
             jobs.requeue(claim, "It was asked for.", lost=False)
             return
         yield
+        if isinstance(job, PredictionJob):
+            yield from self._predict(claim)
+            return
         epoch, value, number = self._newest(job)
         yield
         jobs.begin(claim, a_progress(epoch) if epoch else None, checkpoint=number)
@@ -179,6 +186,37 @@ class SimulatedChild:
             jobs.succeed(claim, "epochs_done", {"accuracy": 1.0}, named)
         except Conflict:
             jobs.end_cancelled(claim, None, named)
+
+    def _predict(self, claim: Claim) -> Iterator[None]:
+        jobs, files, world = self.stores.jobs, self.stores.files, self.world
+        result = a_dataset(RESULT)
+        jobs.draft(claim, result.id)
+        world.note_write(claim)
+        yield
+        part = files.draft(result.id) / "part"
+        part.touch()
+        for rows in range(EPOCHS):
+            progress = PredictionProgress(
+                fraction=rows / EPOCHS, rows_seen=rows, rows=EPOCHS, rows_per_second=1.0, eta_seconds=None
+            )
+            if rows == 0:
+                jobs.begin(claim, progress)
+            else:
+                event = {"fence": claim.fence, "rows_seen": rows}
+                if jobs.record(claim, kind="progress", event=event, progress=progress) == "cancel":
+                    world.note_write(claim)
+                    yield
+                    jobs.end_cancelled(claim)
+                    return
+            world.note_write(claim)
+            yield
+        with suppress(FileNotFoundError):  # its job has passed on, and somebody has tidied up: as the next call says
+            files.keep_draft(result.id, part)
+        yield
+        try:
+            jobs.succeed_predicting(claim, result)
+        except Conflict:
+            jobs.end_cancelled(claim)
 
     def _newest(self, job: Job) -> tuple[int, str, int | None]:
         for checkpoint in self.stores.checkpoints.of_job(job.id):
@@ -257,10 +295,15 @@ class World:
         self._user.client.flushall()
         self._holders = [self._new_holder(place) for place in (0, 1)]
         dataset = create(self._user).id
-        self._jobs = [
-            submit(self._user, dataset, priority=self.dice.randrange(3), cluster={"workers": 1})
-            for _ in range(self.dice.randint(1, 2))
-        ]
+        self._jobs = [self._submit(dataset) for _ in range(self.dice.randint(1, 2))]
+
+    def _submit(self, dataset: str) -> str:
+        """A job that trains, or one that predicts."""
+        priority = self.dice.randrange(3)
+        if self.dice.random() < 0.7:
+            return submit(self._user, dataset, priority=priority, cluster={"workers": 1})
+        request = BatchPredictionRequest(dataset_id=dataset, model_id=publish(self._user).id, priority=priority)
+        return self._user.jobs.submit(new_id("job"), request, "classification", max_queued=10).id
 
     def run(self) -> None:
         """Trouble, then peace; in the end every promise is checked."""
@@ -421,8 +464,38 @@ class World:
             fences = [int(str(event.data["fence"])) for event in events if event.kind == "progress"]
             if fences != sorted(fences):
                 raise Broken("an earlier holder wrote after a later one")
-            if job.state == "succeeded":
+            if isinstance(job, PredictionJob):
+                self._check_result(job)
+            elif job.state == "succeeded":
                 self._check_success(job)
+        self._check_results()
+
+    def _check_result(self, job: PredictionJob) -> None:
+        if (job.state == "succeeded") != (job.result_dataset_id is not None):
+            raise Broken("predictions without a success, or the other way round")
+        if job.result_dataset_id is None:
+            return
+        self._user.datasets.get(job.result_dataset_id)
+        try:
+            with self._user.files.rows(job.result_dataset_id):
+                pass
+        except NotFound as error:
+            raise Broken("the rows of published predictions are gone") from error
+
+    def _check_results(self) -> None:
+        """Every result is the one of a job, and nothing is left of what became none."""
+        results = {job.result_dataset_id for job in self._all()} - {None}
+        if results != {found.id for found in self._user.datasets.page(100).data if found.name == RESULT}:
+            raise Broken("predictions that no job tells of")
+        Housekeeping(SETTINGS, self._user, lambda: self._universe.wall).tidy()
+        files = self._user.files
+        if files.drafts() or self._user.client.exists(keys.DATASET_DRAFTS):
+            raise Broken("a draft is left")
+        rows = {file.stem for file in (files.root / "datasets").iterdir()}
+        if rows != results:
+            raise Broken("rows are left that nobody knows of")
+        for result in rows:
+            files.discard_dataset(result)
 
     def _check_moves(self, states: list[str]) -> None:
         at: State = "queued"
