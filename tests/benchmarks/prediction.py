@@ -21,7 +21,7 @@ from tests.benchmarks.contender import Failed, NotAvailable, Say
 from tests.benchmarks.environments import python_of
 from tests.benchmarks.load import Bodies, Load, load
 from tests.benchmarks.served import ServedNetwork, publish, write_bodies
-from tests.benchmarks.servers import Chainrule, MLServer, RayServe, Server
+from tests.benchmarks.servers import Chainrule, DirectRayServe, MLServer, RayServe, Server
 from tests.benchmarks.tables import Tables
 
 SIZES = ((20, 64, 32, 2), (784, 512, 256, 10))
@@ -33,7 +33,7 @@ CHECKED = 8
 """Instances whose answers are compared before a measurement."""
 TOLERANCE = 1e-5
 HEALTH = "GET /healthz"
-START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def measure(found: Predictions, folder: Path, *, quick: bool, rounds: int, say: 
             Chainrule(networks=networks, redis_url=redis_url),
             MLServer(networks=networks),
             RayServe(networks=networks),
+            DirectRayServe(networks=networks),
         )
         found.titles = {server.name: server.title for server in servers}
         found.networks = [network.title for network in networks]
@@ -126,7 +127,7 @@ def _measure(found: Predictions, server: Server, url: str, folder: Path, number:
             one = load(address, bodies, connections, QUICK_SECONDS if quick else SECONDS)
             found.loads.append(Loaded(number, server.name, subject, connections, one))
             say(
-                f"prediction, round {number}: {server.title}, {subject}, {connections} connections: "
+                f"prediction, round {number}: {server.title}, {subject}, connections: {connections}; "
                 f"{one.requests_per_second:,.0f} requests/s, p50 {one.p50 * 1e3:.2f} ms, p99 {one.p99 * 1e3:.2f} ms"
             )
     if isinstance(server, Chainrule):
@@ -143,7 +144,7 @@ def check(server: Server, url: str, network: ServedNetwork) -> None:
         Failed: the answers are not those of the network.
 
     """
-    with httpx2.Client(base_url=url, trust_env=False, timeout=START_SECONDS) as client:
+    with httpx2.Client(base_url=url, trust_env=False, timeout=ANSWER_SECONDS) as client:
         ask = partial(client.post, server.path(network))
         answers = [ask(json=server.question(instance)) for instance in network.instances[:CHECKED].tolist()]
     if refused := [answer.status_code for answer in answers if answer.status_code != 200]:

@@ -1,6 +1,6 @@
-"""Networks behind Ray Serve: one deployment with one replica. Arguments: a folder for Ray's files, files of networks.
+"""Networks behind Ray Serve: one deployment with one replica.
 
-The replica takes requests itself, at the first of the ports that RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT gives it.
+Arguments: a folder for Ray's files, the port of Ray Serve's proxy, files of networks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Predictor:
         return Response(body, media_type="application/json")
 
 
-def main(scratch: str, files: list[str]) -> None:
+def main(scratch: str, port: int, files: list[str]) -> None:
     """Serves until it is ended."""
     ray.init(
         address="local",
@@ -44,11 +44,11 @@ def main(scratch: str, files: list[str]) -> None:
         _node_ip_address="127.0.0.1",
         _temp_dir=scratch,
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": 0})
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     application = Predictor.bind(files)  # type: ignore[attr-defined]  # the decorator's types do not tell
     serve.run(application, logging_config={"enable_access_log": False})
     signal.pause()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
