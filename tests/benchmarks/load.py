@@ -30,12 +30,14 @@ class Load:
     """What a server did under load.
 
     Attributes:
+        answers: of any status.
         requests_per_second: that were answered, and not with an error.
         p50, p99: seconds until the answer was there, in half of the cases and in 99 of 100.
         errors: answers with a status above 399, connections that broke, answers that came too late.
 
     """
 
+    answers: int
     requests_per_second: float
     p50: float
     p99: float
@@ -79,7 +81,7 @@ def load_from(output: str) -> Load:
         good = said["requests"] - said["refused"]
         rate = good / (said["duration"] / _MICROSECONDS)
         p50, p99 = said["p50"] / _MICROSECONDS, said["p99"] / _MICROSECONDS
-        found = Load(rate, p50, p99, said["refused"] + said["broken"])
+        found = Load(said["requests"], rate, p50, p99, said["refused"] + said["broken"])
     except (ArithmeticError, LookupError, TypeError, ValueError):
         raise Failed("wrk did not say what it found") from None
     if not good:

@@ -21,7 +21,7 @@ from tests.benchmarks.contender import Failed, NotAvailable, Say
 from tests.benchmarks.environments import python_of
 from tests.benchmarks.load import Bodies, Load, load
 from tests.benchmarks.served import ServedNetwork, publish, write_bodies
-from tests.benchmarks.servers import Chainrule, DirectRayServe, MLServer, RayServe, Server
+from tests.benchmarks.servers import Chainrule, DirectRayServe, MLServer, RayServe, Running, Server
 from tests.benchmarks.tables import Tables
 
 SIZES = ((20, 64, 32, 2), (784, 512, 256, 10))
@@ -45,6 +45,8 @@ class Loaded:
     subject: str
     connections: int
     load: Load
+    cpu: float
+    """Seconds that all processes of the server took for a request; the clock of the kernel ticks every 10 ms."""
 
 
 @dataclass
@@ -82,8 +84,8 @@ def measure(found: Predictions, folder: Path, *, quick: bool, rounds: int, say: 
                 if server.name in missing:
                     continue
                 try:
-                    with server.running(say) as url:
-                        _measure(found, server, url, folder, number, quick=quick, say=say)
+                    with server.running(say) as running:
+                        _measure(found, server, running, folder, number, quick=quick, say=say)
                 except NotAvailable as reason:
                     missing.add(server.name)
                     _note(found, server, f"not available: {reason}", say)
@@ -114,7 +116,10 @@ def _note(found: Predictions, server: Server, problem: str, say: Say) -> None:
     say(f"{server.title}: {problem}")
 
 
-def _measure(found: Predictions, server: Server, url: str, folder: Path, number: int, *, quick: bool, say: Say) -> None:
+def _measure(
+    found: Predictions, server: Server, running: Running, folder: Path, number: int, *, quick: bool, say: Say
+) -> None:
+    url = running.url
     asked: dict[str, tuple[str, Bodies | None]] = {}
     if isinstance(server, Chainrule):
         asked[HEALTH] = (f"{url}/healthz", None)
@@ -124,11 +129,14 @@ def _measure(found: Predictions, server: Server, url: str, folder: Path, number:
     for subject, (address, bodies) in asked.items():
         load(address, bodies, WARM_UP_CONNECTIONS, WARM_UP_SECONDS)
         for connections in CONNECTIONS:
+            used = running.cpu_seconds()
             one = load(address, bodies, connections, QUICK_SECONDS if quick else SECONDS)
-            found.loads.append(Loaded(number, server.name, subject, connections, one))
+            cpu = (running.cpu_seconds() - used) / one.answers
+            found.loads.append(Loaded(number, server.name, subject, connections, one, cpu))
             say(
                 f"prediction, round {number}: {server.title}, {subject}, connections: {connections}; "
-                f"{one.requests_per_second:,.0f} requests/s, p50 {one.p50 * 1e3:.2f} ms, p99 {one.p99 * 1e3:.2f} ms"
+                f"{one.requests_per_second:,.0f} requests/s, p50 {one.p50 * 1e3:.2f} ms, p99 {one.p99 * 1e3:.2f} ms, "
+                f"CPU {cpu * 1e3:.2f} ms"
             )
     if isinstance(server, Chainrule):
         narrow, wide = server.networks

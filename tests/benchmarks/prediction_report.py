@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.benchmarks.load import Load
 from tests.benchmarks.measurement import Spread, spread
-from tests.benchmarks.prediction import CONNECTIONS, HEALTH, SECONDS, SIZES, Predictions
+from tests.benchmarks.prediction import CONNECTIONS, HEALTH, SECONDS, SIZES, Loaded, Predictions
 from tests.benchmarks.report import Sheet, span
 from tests.benchmarks.tables import ROWS
 
@@ -18,8 +17,9 @@ LEAST_OF_PEERS = 3.0
 LEAST_OF_FORWARD = 0.5
 LEAST_CSV = 30.0
 REMARKS = (
-    f"The load generator is wrk, one thread; each connection has one request at a time, {SECONDS} s of them. Times are from "
-    "the first byte sent to the last received. It shares the machine's cores with the server; nobody is bound to a core.",
+    f"The load generator is wrk, one thread; each connection has one request at a time, {SECONDS} s of them. p50 and p99: "
+    "ms from the first byte sent to the last received. It shares the machine's cores with the server; nobody is bound to a "
+    "core. CPU: ms that all processes of the server took for a request, which tells more where others use the machine too.",
     "A prediction: one instance as JSON, an array of numbers that are never 0, and the probabilities of all classes. "
     "The same float32 weights, and standardized inputs, for everybody; each server's answers were compared to 1e-5 first.",
     "Chainrule: one API process over Redis, as it is run, with all that it checks and counts. The others predict with NumPy "
@@ -58,10 +58,10 @@ def sheets(found: Predictions) -> list[Sheet]:
     return [*made, _whole(found)] if found.tables else made
 
 
-def _loads(found: Predictions, server: str, subject: str, connections: int) -> dict[int, Load]:
+def _loads(found: Predictions, server: str, subject: str, connections: int) -> dict[int, Loaded]:
     """By round."""
     wanted = (server, subject, connections)
-    return {one.round: one.load for one in found.loads if (one.server, one.subject, one.connections) == wanted}
+    return {one.round: one for one in found.loads if (one.server, one.subject, one.connections) == wanted}
 
 
 def _figures(found: Predictions) -> Sheet:
@@ -69,28 +69,42 @@ def _figures(found: Predictions) -> Sheet:
     for subject in (HEALTH, *found.networks):
         for name, title in found.titles.items():
             for connections in CONNECTIONS:
-                loads = _loads(found, name, subject, connections).values()
-                if not loads:
+                rounds = _loads(found, name, subject, connections).values()
+                rates = spread(one.load.requests_per_second for one in rounds)
+                middle, tail = spread(one.load.p50 for one in rounds), spread(one.load.p99 for one in rounds)
+                cpu = spread(one.cpu for one in rounds)
+                if middle is None or tail is None or cpu is None:
                     continue
-                middle, tail = spread(one.p50 for one in loads), spread(one.p99 for one in loads)
                 lines.append(
                     (
                         title,
                         subject,
                         str(connections),
-                        *span(spread(one.requests_per_second for one in loads), "{:,.0f}"),
-                        *(f"{times.median * 1e3:.2f} ms" if times else "" for times in (middle, tail)),
-                        f"{tail.median / middle.median:.1f}" if tail and middle else "",
-                        f"{sum(one.errors for one in loads):,}",
+                        *span(rates, "{:,.0f}"),
+                        *(f"{times.median * 1e3:.2f}" for times in (middle, tail)),
+                        f"{tail.median / middle.median:.1f}",
+                        f"{cpu.median * 1e3:.2f}",
+                        f"{sum(one.load.errors for one in rounds):,}",
                     )
                 )
     said = tuple(f"{found.titles[name]}: {'; '.join(problems)}." for name, problems in found.problems.items())
-    columns = ("contender", "shape", "connections", "requests/s", "min - max", "p50", "p99", "p99 ÷ p50", "errors")
+    columns = (
+        "contender",
+        "shape",
+        "connections",
+        "requests/s",
+        "min - max",
+        "p50",
+        "p99",
+        "p99 ÷ p50",
+        "CPU",
+        "errors",
+    )
     return Sheet("Predictions of one instance under load", columns, lines, (*said, *REMARKS))
 
 
 def _compare(
-    found: Predictions, ratio: Ratio, network: str, connections: int, figure: Callable[[Load], float]
+    found: Predictions, ratio: Ratio, network: str, connections: int, figure: Callable[[Loaded], float]
 ) -> Spread | None:
     above = _loads(found, OURS, network, connections)
     below = _loads(found, ratio.below, ratio.subject or network, connections)
@@ -98,11 +112,11 @@ def _compare(
 
 
 def _rate(found: Predictions, ratio: Ratio, network: str, connections: int) -> Spread | None:
-    return _compare(found, ratio, network, connections, lambda load: load.requests_per_second)
+    return _compare(found, ratio, network, connections, lambda one: one.load.requests_per_second)
 
 
 def _tail(found: Predictions, ratio: Ratio, network: str, connections: int) -> Spread | None:
-    return _compare(found, ratio, network, connections, lambda load: load.p99) if ratio.compares_latency else None
+    return _compare(found, ratio, network, connections, lambda one: one.load.p99) if ratio.compares_latency else None
 
 
 def _compared(found: Predictions) -> Sheet:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 from common import processes
 from common.settings import STACK_VARIABLE
@@ -27,6 +28,23 @@ START_SECONDS = 120.0
 LOOK_SECONDS = 0.1
 MOST_BYTES = 256 << 20
 """Of a body, where a whole matrix is sent."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that takes requests."""
+
+    url: str
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """That it has used so far, with all that it started."""
+        used = 0.0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +85,8 @@ class Server(ABC):
         """Of the classes, in its answer."""
 
     @contextmanager
-    def running(self, say: Say) -> Iterator[str]:
-        """Its address while it runs.
+    def running(self, say: Say) -> Iterator[Running]:
+        """It, while it runs.
 
         Raises:
             NotAvailable: it cannot be installed.
@@ -86,7 +104,7 @@ class Server(ABC):
             try:
                 url = f"http://127.0.0.1:{port}"
                 self._await(process, url, log)
-                yield url
+                yield Running(url, psutil.Process(process.pid))
             finally:
                 processes.kill_group(process)
                 process.wait()

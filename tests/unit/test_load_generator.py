@@ -11,7 +11,7 @@ SAID = '{"duration": 2000000, "requests": 900, "refused": 100, "broken": 7, "p50
 
 
 def test_only_good_answers_count_as_requests_per_second_and_all_others_as_errors() -> None:
-    assert load_from(f"Running 2s test\nRequests/sec: 450.00\n{SAID}\n") == Load(400.0, 0.0015, 0.08, 107)
+    assert load_from(f"Running 2s test\nRequests/sec: 450.00\n{SAID}\n") == Load(900, 400.0, 0.0015, 0.08, 107)
 
 
 @pytest.mark.parametrize("output", ["", "Requests/sec: 450.00", "[]", '{"requests": 1}', SAID.replace("2000000", "0")])
