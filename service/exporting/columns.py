@@ -10,7 +10,7 @@ from functools import singledispatch
 import numpy as np
 
 from common.errors import Fault, pointer_part
-from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot
+from common.features.categories import CategoryColumn, Embedded, Numbered, OneHot, name_of_number
 from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
 from common.features.numbers import QuantileNormal, Scaled, number_of
@@ -168,7 +168,7 @@ def _category(graph: Graph, column: CategoryColumn) -> str:
     missing = unknown if missing < 0 else missing
     if column.of != "text":
         return _category_of_numbers(graph, column, unknown, missing)
-    places = {**{text: place for place, text in enumerate(column.categories)}, missing_text(column): missing}
+    places = {missing_text(column): missing, **{text: place for place, text in enumerate(column.categories)}}
     return graph.add(
         "LabelEncoder",
         column.name,
@@ -197,4 +197,7 @@ def _category_of_numbers(graph: Graph, column: CategoryColumn, unknown: int, mis
 
 def _number(name: str, of: str) -> float:
     """The number that is known by a name; NaN where none is."""
-    return {"false": 0.0, "true": 1.0}.get(name, math.nan) if of == "boolean" else number_of(name)
+    if of == "boolean":
+        return {"false": 0.0, "true": 1.0}.get(name, math.nan)
+    number = number_of(name)
+    return number if name_of_number(number) == name else math.nan  # a model that was imported may have any names

@@ -15,6 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from common.errors import Invalid
+from common.features.categories import Embedded, Numbered, OneHot
+from common.features.columns import Column
 from common.features.encoder import FeatureEncoder
 from common.features.feature import Feature
 from common.features.target import ClassTarget, NumberTarget
@@ -243,6 +245,20 @@ def test_a_missing_text_is_the_empty_one_or_nul_where_that_is_a_category(empty: 
     expected = network.predict([["a"], [None], [empty], ["never"]])
     assert answers == [pytest.approx(list((one.probabilities or {}).values()), abs=1e-5) for one in expected]
     assert len({tuple(answer) for answer in answers}) == (3 if empty is None else 4)
+
+
+def test_categories_of_names_that_no_training_gives() -> None:
+    """As a model that was imported may have."""
+    columns: list[Column] = [
+        OneHot(name="n", categories=("1.0", "1", "no number", "nan"), missing=True, of="number"),
+        Embedded(name="b", categories=("True", "true"), missing=False, of="boolean", vector=2),
+        Numbered(name="t", categories=("\0", ""), missing=False, numbers=(0.5, -0.5), unknown=0.0),
+    ]
+    rows: Raw = {"n": [1.0, 2.0, None], "b": [True, False, None], "t": ["\0", "", "x"]}
+    network = network_of(FeatureEncoder(columns))
+    answers = run(session_of(network), tensors_of(network.encoder, rows))["probabilities"].tolist()
+    expected = network.predict([list(cells) for cells in zip(*rows.values(), strict=True)])
+    assert answers == [pytest.approx(list((one.probabilities or {}).values()), abs=1e-5) for one in expected]
 
 
 @pytest.mark.parametrize("order", [("cold", "mild", "hot"), ("hot", "cold")])
