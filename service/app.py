@@ -17,6 +17,7 @@ from service import problems
 from service.middleware import HostCheck, RequestId, SizeLimit
 from service.openapi import describe_too
 from service.problems import Problem
+from service.quick_lane import QuickLane
 from service.routes import (
     aliases,
     batch_predictions,
@@ -55,11 +56,11 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     problems.install(app)
     describe_too(app, Problem, PredictionRequest)
     for router in (
+        file_predictions.router,
+        predictions.router,
         datasets.router,
         dataset_content.router,
         jobs.router,
-        file_predictions.router,
-        predictions.router,
         models.router,
         aliases.router,
         batch_predictions.router,
@@ -84,6 +85,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
             return max(settings.max_tensor_bytes, settings.max_predict_bytes)
         return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
 
+    app.add_middleware(QuickLane, services=app.state.services)
     app.add_middleware(HostCheck, loopback=settings.is_loopback)
     app.add_middleware(SizeLimit, limit=limit)
     app.add_middleware(RequestId)

@@ -23,7 +23,7 @@ from service.routes.shared import Behind, Services, check_encoding, errors
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-_QUICK_BYTES = 1 << 16
+QUICK_BYTES = 1 << 16
 """A body that is read in the event loop: a fraction of a millisecond."""
 _QUICK_CELLS = 1 << 12
 _QUICK_WORK = 1 << 22
@@ -96,7 +96,7 @@ async def predict(
         raise UnsupportedMedia("The body must be application/json.")
     check_encoding(request)
     body = await request.body()
-    wanted = _wanted(body) if len(body) <= _QUICK_BYTES else await run_in_threadpool(_wanted, body)
+    wanted = _wanted(body) if len(body) <= QUICK_BYTES else await run_in_threadpool(_wanted, body)
     if len(wanted.instances) > behind.settings.max_predict_rows:
         raise TooLarge(f"At most {behind.settings.max_predict_rows} instances are predicted at once.")
     in_query = PredictionOptions(explain=explain, top_k=top_k, threshold=threshold)
@@ -113,10 +113,26 @@ async def _run(
     if options.explain:
         async with behind.evaluations:
             return await run_in_threadpool(answer)
-    cells = len(wanted.instances) * len(found.network.encoder.columns)
-    if cells <= _QUICK_CELLS and len(wanted.instances) * found.network.nbytes <= _QUICK_WORK:
-        return answer()
-    return await run_in_threadpool(answer)
+    return answer() if _is_quick(found, wanted) else await run_in_threadpool(answer)
+
+
+def quick_answer(found: Found, body: bytes, most: int) -> bytes | None:
+    """The answer to a small body; None where it takes time, or there are more than `most` instances.
+
+    Raises:
+        Unreadable, Invalid: the body is not right.
+
+    """
+    wanted = _wanted(body)
+    if wanted.explain or len(wanted.instances) > most or not _is_quick(found, wanted):
+        return None
+    return _answer(found, wanted.instances, wanted, ())
+
+
+def _is_quick(found: Found, wanted: PredictionRequest) -> bool:
+    """Whether it may be computed in the event loop."""
+    rows, network = len(wanted.instances), found.network
+    return rows * len(network.encoder.columns) <= _QUICK_CELLS and rows * network.nbytes <= _QUICK_WORK
 
 
 async def find(ref: str, behind: Services) -> Found:
