@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from common.errors import CorruptRecord, Fault, Invalid
-from common.features.columns import EncoderDocument
+from common.features.columns import Column, EncodedColumn, EncoderDocument
 from common.features.encoder import FeatureEncoder
 from common.features.target import ClassTarget, NumberTarget, Target, target_from_document
 from common.identifiers import new_id
@@ -25,10 +25,12 @@ from common.schemas.models import Imported, Model
 from common.store.models import StoredModel
 from service import problems
 from service.model_files import form
-from service.model_files.plausible import faults_of_columns, faults_of_model, faults_of_target
+from service.model_files.plausible import faults_of_columns, faults_of_model, faults_of_target, is_any_longer
 from service.model_files.tensors import Header, Unfit, read_header, read_json, read_vector
+from service.submission import MAX_CLASSES
 
 _DESCRIPTION = f"/__metadata__/{form.DESCRIPTION}"
+_COLUMN: TypeAdapter[Column] = TypeAdapter(EncodedColumn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,7 @@ def read_model(path: Path, size: int, sha256: str, limits: Limits, name: str | N
     """
     try:
         header = read_header(path, size)
-        description = _described(header)
-        return _whole(path, header, description, sha256, limits, name, now)
+        return _whole(path, header, *_described(header, limits), sha256, limits, name, now)
     except Unfit as error:
         raise _refusal(error.faults) from None
     except CorruptRecord:  # whatever the checks before have let pass
@@ -72,8 +73,10 @@ def _refusal(faults: tuple[Fault, ...] | list[Fault]) -> Invalid:
     return Invalid(f"The file of the model has {count}.", faults[: problems.MAX_FAULTS], code="invalid_model_file")
 
 
-def _described(header: Header) -> form.Description:
-    """The description, as its schema has it.
+def _described(header: Header, limits: Limits) -> tuple[form.Description, object]:
+    """The description, as its schema has it, and what it says of the inputs, which has to be what the encoder says.
+
+    What could hold endlessly many faults is not validated in one piece: all of them would be kept until the last is found.
 
     Raises:
         Unfit: it is none.
@@ -82,8 +85,19 @@ def _described(header: Header) -> form.Description:
     if form.DESCRIPTION not in header.metadata:
         raise Unfit(Fault(_DESCRIPTION, "missing", "is required: is this a model that was exported here?"))
     document = read_json(header.metadata[form.DESCRIPTION].encode(), _DESCRIPTION)
+    longest = max(limits.columns, MAX_CLASSES)
+    if is_any_longer(document, longest):
+        message = f"no array or object may have more than {longest} entries"
+        raise Unfit(Fault(_DESCRIPTION, "out_of_range", message))
+    model = document.get("model") if isinstance(document, dict) else None
+    inputs: object = None
+    if isinstance(model, dict):
+        inputs = model.pop("inputs", None)
+        for name in ("evaluation", "aliases"):
+            model.pop(name, None)
+        model["inputs"] = []
     try:
-        return form.Description.model_validate(document)
+        return form.Description.model_validate(document), inputs
     except ValidationError as error:
         raise Unfit(*problems.faults_of_body(error.errors(), document)) from None
 
@@ -92,6 +106,7 @@ def _whole(
     path: Path,
     header: Header,
     description: form.Description,
+    inputs: object,
     sha256: str,
     limits: Limits,
     name: str | None,
@@ -102,7 +117,7 @@ def _whole(
     faults = [
         *faults_of_target(target, network.loss, "/network"),
         *faults_of_model(model, network.network, limits.lineage_bytes),
-        *_mismatches(model, encoder, target),
+        *_mismatches(model, inputs, encoder, target),
     ]
     if faults:
         raise Unfit(*faults)
@@ -131,9 +146,8 @@ def _whole(
             "id": new_id("mdl"),
             "name": name or model.name,
             "version": 0,  # given when it is published
-            "evaluation": None,
+            "inputs": encoder.inputs,
             "created_at": now,
-            "aliases": (),
             "lineage": model.lineage.model_copy(update={"imported": came}),
         }
     )
@@ -141,13 +155,26 @@ def _whole(
 
 
 def _encoder(network: LearnedDocument, limits: Limits) -> FeatureEncoder:
+    at, columns = "/network/encoder", network.encoder.get("columns")
     try:
-        columns = EncoderDocument.model_validate(network.encoder).columns
+        EncoderDocument.model_validate({**network.encoder, "columns": []})
     except ValidationError as error:
-        raise Unfit(*_below("/network/encoder", error, network.encoder)) from None
-    if faults := [*faults_of_columns(columns, limits.columns, "/network/encoder")]:
+        raise Unfit(*_below(at, error, network.encoder)) from None
+    if not isinstance(columns, list) or not 1 <= len(columns) <= limits.columns:
+        raise Unfit(Fault(f"{at}/columns", "too_many_columns", f"must be an array of 1 to {limits.columns}"))
+    read: list[Column] = []
+    faults: list[Fault] = []
+    for place, column in enumerate(columns):
+        try:
+            read.append(_COLUMN.validate_python(column))
+        except ValidationError as error:
+            faults += _below(f"{at}/columns/{place}", error, column)
+        if len(faults) >= problems.MAX_FAULTS:
+            break
+    faults = faults or [*faults_of_columns(read, at)]
+    if faults:
         raise Unfit(*faults)
-    return FeatureEncoder.from_document(network.encoder)
+    return FeatureEncoder(read)
 
 
 def _target(network: LearnedDocument) -> Target:
@@ -164,11 +191,11 @@ def _below(pointer: str, error: ValidationError, document: object) -> Iterator[F
         yield Fault(pointer + fault.pointer, fault.code, fault.message)
 
 
-def _mismatches(model: Model, encoder: FeatureEncoder, target: Target) -> Iterator[Fault]:
+def _mismatches(model: Model, inputs: object, encoder: FeatureEncoder, target: Target) -> Iterator[Fault]:
     """Where the record says other things of the network than the network does."""
     if model.task != target.task:
         yield Fault("/model/task", "inconsistent", "is not the task of the target")
-    if model.inputs != encoder.inputs:
+    if inputs != [each.model_dump(mode="json") for each in encoder.inputs]:
         yield Fault("/model/inputs", "inconsistent", "are not those of the encoder")
     if model.output != output_of(model.output.name, target):
         yield Fault("/model/output", "inconsistent", "is not what the target says")

@@ -32,10 +32,20 @@ _FARTHEST_TIME = 3e11
 """In seconds from 1970: beyond the year 9999."""
 
 
-def faults_of_columns(columns: Sequence[Column], most: int, pointer: str) -> Iterator[Fault]:
-    """What is wrong with the columns of an encoder, of which there may be so many."""
-    if not 1 <= len(columns) <= most:
-        yield Fault(f"{pointer}/columns", "too_many_columns", f"must be 1 to {most}")
+def is_any_longer(document: object, most: int) -> bool:
+    """Whether an array or object anywhere in a JSON document has more than so many entries."""
+    nodes = [document]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict | list):
+            if len(node) > most:
+                return True
+            nodes += node.values() if isinstance(node, dict) else node
+    return False
+
+
+def faults_of_columns(columns: Sequence[Column], pointer: str) -> Iterator[Fault]:
+    """What is wrong with the columns of an encoder."""
     names: set[str] = set()
     for place, column in enumerate(columns):
         at = f"{pointer}/columns/{place}"
@@ -102,7 +112,7 @@ def faults_of_target(target: Target, loss: Loss, pointer: str) -> Iterator[Fault
 def faults_of_model(model: Model, shape: NetworkShape, lineage_bytes: int) -> Iterator[Fault]:
     """What is wrong with the record of a model of that shape, whose lineage may have so many bytes as JSON."""
     yield from _faults_of_name(model.output.name, "/model/output/name")
-    if re.match(MODEL_NAME, model.name) is None:
+    if re.fullmatch(MODEL_NAME, model.name) is None:
         yield Fault("/model/name", "invalid_name", "must be the name of a model")
     for name, prefix in (("id", "mdl"), ("job_id", "job"), ("dataset_id", "ds")):
         if not is_id(getattr(model, name), prefix):
@@ -110,6 +120,9 @@ def faults_of_model(model: Model, shape: NetworkShape, lineage_bytes: int) -> It
     if len(model.metrics) > _MOST_METRICS or any(len(name) > _LONGEST_NAME for name in model.metrics):
         yield Fault("/model/metrics", "out_of_range", f"must be at most {_MOST_METRICS}, with short names")
     lineage = model.lineage
+    counts = (model.version, model.parameters, lineage.seed, lineage.attempt, lineage.averaged_epochs)
+    if not all(0 <= count < 2**63 for count in counts):
+        yield Fault("/model", "out_of_range", "must hold whole numbers from 0 to 2^63 - 1")
     if re.fullmatch("[0-9a-f]{64}", lineage.dataset_sha256) is None:
         yield Fault("/model/lineage/dataset_sha256", "wrong_form", "must be a SHA-256 in hex")
     if lineage.base_model_id is not None and not is_id(lineage.base_model_id, "mdl"):

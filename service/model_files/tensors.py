@@ -18,8 +18,10 @@ from common.errors import Fault, Unreadable, pointer_part
 from common.network.parameters import ParameterLayout
 from service import strict_json
 
-MAX_HEADER = 32 * 2**20
-"""Bytes of JSON: thirty times what a wide table with many categories needs."""
+MAX_HEADER = 16 * 2**20
+"""Bytes of JSON: ten thousand columns of numbers need four million."""
+MAX_VALUES = 1_000_000
+"""In all JSON together: Python takes seconds to look at so many."""
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 _FLOAT_BYTES = 4
@@ -76,6 +78,8 @@ def read_json(text: bytes, pointer: str) -> object:
         Unfit: it is none.
 
     """
+    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise Unfit(Fault(pointer, "header_too_large", f"holds more than the {MAX_VALUES} values allowed"))
     try:
         return strict_json.parse(text)
     except Unreadable as error:

@@ -127,6 +127,31 @@ def test_many_tensors_and_long_lists_are_refused_with_a_short_answer(tmp_path: P
     )
 
 
+@pytest.mark.parametrize("escaped", [False, True])
+def test_more_values_than_any_model_needs_are_refused_before_they_are_parsed(tmp_path: Path, escaped: bool) -> None:
+    header, _, numbers = parts_of(PLAIN)
+    header["__metadata__"]["description"] = "[" + "[],[]," * 300_000 + "0]"
+    content = made_of(header, numbers)
+    if escaped:  # what looks like a text in the header is JSON all the same
+        length = len(content) - len(numbers) - 8
+        text = content[8 : 8 + length].replace(b"[],[],", b"\\u005b]\\u002c\\u005b]\\u002c")
+        content = struct.pack("<Q", len(text)) + text + numbers
+    place = "/__metadata__/description" if escaped else ""
+    assert refused(tmp_path, content) == [(place, "header_too_large")]
+
+
+@pytest.mark.parametrize(
+    "path", [("network", "target", "classes"), ("model", "metrics"), ("network", "encoder", "columns")]
+)
+def test_longer_lists_than_any_model_has_are_not_even_validated(tmp_path: Path, path: tuple[str, ...]) -> None:
+    header, description, numbers = parts_of(PLAIN)
+    node = description
+    for step in path[:-1]:
+        node = node[step]
+    node[path[-1]] = dict.fromkeys(map(str, range(10_001))) if path[-1] == "metrics" else [None] * 10_001
+    assert refused(tmp_path, made_of(header, numbers, description)) == [("/__metadata__/description", "out_of_range")]
+
+
 def test_sizes_are_computed_and_nothing_is_allocated_for_them(tmp_path: Path) -> None:
     header, description, numbers = parts_of(PLAIN)
     layers = [{"kind": "dense", "units": 65_536} for _ in range(64)]
@@ -206,6 +231,9 @@ SPOILT: list[tuple[str, Spoil, list[tuple[str, str]]]] = [
     ("a huge lineage", _set("model", "lineage", "request", "a", value="x" * 2**20), [("/model/lineage", "out_of_range")]),
     ("a lineage without a network", _set("model", "lineage", "request", value={}), [("/model/lineage/request", "inconsistent")]),
     ("an endless number", _set("model", "lineage", "request", "a", value="INFINITE"), [("/model/lineage/request", "inconsistent")]),
+    ("a version below zero", _set("model", "version", value=-1), [("/model", "out_of_range")]),
+    ("a seed of 1,000 digits", _set("model", "lineage", "seed", value=10**999), [("/model", "out_of_range")]),
+    ("a name with a line break", _set("model", "name", value="iris\n"), [("/model/name", "invalid_name")]),
     ("metrics without end", _set("model", "metrics", value={str(i): 0.5 for i in range(201)}), [("/model/metrics", "out_of_range")]),
 ]  # fmt: skip
 
