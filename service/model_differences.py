@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
 
+from pydantic import ConfigDict
+from pydantic.config import JsonDict
+
 from common.errors import pointer_part
 from common.schemas.models import Model, ModelInput, Task
 from common.schemas.record import Listed, Record, Time
@@ -84,8 +87,45 @@ class ModelBrief(Record):
         return cls(**own, dataset_sha256=model.lineage.dataset_sha256, seed=model.lineage.seed)
 
 
+_EXAMPLE: JsonDict = {
+    "first": {
+        "id": "mdl_9x0d3t5c1v7b2n4m6k8j0h1g3",
+        "name": "iris",
+        "version": 2,
+        "job_id": "job_3v8n1m5k7j9h2g4f6d8s0a1q3",
+        "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+        "dataset_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "task": "classification",
+        "seed": 7,
+        "parameters": 8707,
+        "created_at": "2026-01-20T08:00:00.000Z",
+        "aliases": ["live"],
+    },
+    "second": {
+        "id": "mdl_4jv2k0m8x7w3q9h5r1t6n0c8y",
+        "name": "iris",
+        "version": 3,
+        "job_id": "job_6w1r4t7y9p2s5d8f0g3h6j9k1",
+        "dataset_id": "ds_4jv2k0m8x7w3q9h5r1t6n0c8y",
+        "dataset_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "task": "classification",
+        "seed": 7,
+        "parameters": 8707,
+        "created_at": "2026-01-27T10:15:00.000Z",
+        "aliases": [],
+    },
+    "metrics": [{"metric": "accuracy", "first": 0.9333, "second": 0.9667, "difference": 0.0334}],
+    "request": [{"pointer": "/optimizer/learning_rate", "kind": "changed", "first": 0.001, "second": 0.003}],
+    "lineage": [],
+    "inputs": {"added": [], "removed": [], "changed": [], "reordered": False},
+    "output": [],
+}
+
+
 class ModelComparison(Record):
     """Two models side by side."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     first: ModelBrief
     second: ModelBrief

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +16,23 @@ router = APIRouter(prefix="/v1/models/{name}/aliases", tags=["models"], route_cl
 
 OfName = Annotated[str, Path(pattern=MODEL_NAME, description="The name of the models.")]
 Called = Annotated[AliasName, Path(description="A slug that is no whole number.")]
+
+
+_EXAMPLE = {
+    "name": "iris",
+    "alias": "live",
+    "model_id": "mdl_4jv2k0m8x7w3q9h5r1t6n0c8y",
+    "version": 3,
+    "changed_at": "2026-01-27T10:15:00.000Z",
+    "history": [
+        {"model_id": "mdl_4jv2k0m8x7w3q9h5r1t6n0c8y", "version": 3, "changed_at": "2026-01-27T10:15:00.000Z"},
+        {"model_id": "mdl_9x0d3t5c1v7b2n4m6k8j0h1g3", "version": 2, "changed_at": "2026-01-20T08:00:00.000Z"},
+    ],
+}
+
+
+def _answers(example: object, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {**errors(*statuses), 200: {"content": {"application/json": {"example": example}}}}
 
 
 class Aliases(BaseModel):
@@ -33,7 +50,7 @@ class Pointed(Record):
     """The id of a model of that name."""
 
 
-@router.get("", responses=errors(404, 422))
+@router.get("", responses=_answers({"data": [_EXAMPLE]}, 404, 422))
 def list_aliases(name: OfName, behind: Behind) -> Aliases:
     """The aliases of a name, what each points to, and what it pointed to before: to go back is to move it back.
 
@@ -42,7 +59,7 @@ def list_aliases(name: OfName, behind: Behind) -> Aliases:
     return Aliases(data=behind.stores.aliases.of_name(name))
 
 
-@router.put("/{alias}", responses=errors(400, 409, 413, 415, 422, 507))
+@router.put("/{alias}", responses=_answers(_EXAMPLE, 400, 409, 413, 415, 422, 507))
 def move(name: OfName, alias: Called, body: Pointed, behind: Behind) -> Alias:
     """Lets `name@alias` stand for a model of that name, in a single step: from the next request on, for everybody."""
     return behind.stores.aliases.move(name, alias, body.model_id)

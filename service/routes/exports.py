@@ -21,6 +21,7 @@ from service.model_files import form
 from service.model_files.importing import Limits, read_model
 from service.routes.models import record_of
 from service.routes.shared import Behind, IdempotencyKey, Services, check_encoding, errors
+from service.spooled import spooled
 from service.uploads import Received, receive
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -39,7 +40,7 @@ _AT_WORK = asyncio.Semaphore(2)
 @router.get(
     "/{ref}/export",
     response_class=Response,
-    responses={**errors(404, 409, 422), 200: {"content": _BINARY, "description": "The file."}},
+    responses={**errors(404, 409, 422, 507), 200: {"content": _BINARY, "description": "The file."}},
 )
 async def export(
     ref: str,
@@ -48,14 +49,14 @@ async def export(
 ) -> Response:
     """A model as a file: of safetensors, which `POST /v1/models/import` takes, or for ONNX runtimes (docs/export.md)."""
     async with _AT_WORK:
-        model, content = await run_in_threadpool(_write, ref, wanted, behind)
-    headers = {"Content-Disposition": f'attachment; filename="{model.name}-{model.version}.{wanted}"'}
-    return Response(content, headers=headers, media_type=form.MEDIA_TYPE)
+        return await run_in_threadpool(_write, ref, wanted, behind)
 
 
-def _write(ref: str, wanted: ExportFormat, behind: Services) -> tuple[Model, bytes]:
+def _write(ref: str, wanted: ExportFormat, behind: Services) -> Response:
     model = record_of(ref, behind)
-    return model, WRITERS[wanted](behind.predictor.find(model.id).network, model)
+    content = WRITERS[wanted](behind.predictor.find(model.id).network, model)
+    headers = {"Content-Disposition": f'attachment; filename="{model.name}-{model.version}.{wanted}"'}
+    return spooled(content, behind.stores.files.new_upload().parent, form.MEDIA_TYPE, headers)
 
 
 @router.post("/import", status_code=201, responses=errors(400, 408, 413, 415, 422, 507), openapi_extra=_BODY)

@@ -19,6 +19,9 @@ from common.learned import LearnedNetwork
 from common.network.structure import network_layout
 from common.schemas.models import Model
 from common.settings import Settings
+from common.store import keys
+from common.store.client import raw
+from common.store.models import CHUNK_BYTES
 from common.store.stores import Stores
 from service.app import create_app
 from tests.contract import publish, running
@@ -206,3 +209,18 @@ def test_a_file_that_is_too_large_is_refused(settings: Settings, stores: Stores,
             answer = import_of(api, content)
             assert answer.status_code == status, answer.text
             assert import_of(api, content + b"\0").status_code == 413
+
+
+@pytest.mark.slow
+def test_a_model_of_many_chunks_is_stored_exported_and_imported(api: TestClient, stores: Stores) -> None:
+    model = a_rich_model("a number", layers=[{"kind": "dense", "units": units} for units in (3000, 5000)])
+    assert len(model.weights) > 3 * CHUNK_BYTES
+    stores.models.publish(model)
+    fields = stores.client.hkeys(keys.model(model.record.id))
+    sizes = [stores.client.hstrlen(keys.model(model.record.id), raw(name).decode()) for name in fields]
+    assert max(sizes) == CHUNK_BYTES
+    twin = import_of(api, exported(api, "rich"), name="twin").json()
+    assert stores.models.load(twin["id"]).weights == model.weights
+    body = {"instances": instances(5)}
+    one, other = (api.post(f"/v1/models/{ref}/predict", json=body).json() for ref in ("rich", "twin"))
+    assert one["predictions"] == other["predictions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from contextlib import closing
 import pytest
 from fastapi.testclient import TestClient
 
+from common.schemas.aliases import Alias
 from common.store.stores import Stores
 from service.client import ApiClient
+from service.model_differences import ModelComparison
+from service.routes.aliases import Aliases
 from tests.conftest import start_api
 from tests.contract import publish, submit, traces
 from tests.integration.test_api import MARK, UNKNOWN, api, refused
@@ -148,3 +152,17 @@ def test_while_an_alias_moves_every_prediction_is_of_one_of_both_models_and_then
         settled += len(between)
     assert settled >= len(moves)
     assert {found for _, _, found, _ in answers} == set(own)
+
+
+def test_the_examples_of_the_description_are_what_is_answered(api: TestClient) -> None:
+    schema = api.get("/openapi.json").json()
+    listed, moved = (
+        schema["paths"][path][method]["responses"]["200"]["content"]["application/json"]["example"]
+        for path, method in (("/v1/models/{name}/aliases", "get"), ("/v1/models/{name}/aliases/{alias}", "put"))
+    )
+    Aliases.model_validate_json(json.dumps(listed))
+    Alias.model_validate_json(json.dumps(moved))
+    [compared] = schema["components"]["schemas"]["ModelComparison"]["examples"]
+    ModelComparison.model_validate_json(json.dumps(compared))
+    for path in ("/v1/models/{ref}/export", "/v1/models/import"):
+        assert "application/octet-stream" in json.dumps(schema["paths"][path])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,13 @@ TARGETS: dict[str, tuple[Target, Loss]] = {
 }
 
 
-def a_rich_model(target: str = "texts", *, name: str = "rich", seed: int = 0) -> StoredModel:
+def a_rich_model(
+    target: str = "texts", *, name: str = "rich", seed: int = 0, layers: Sequence[dict[str, Any]] = LAYERS
+) -> StoredModel:
     """A model that nobody has published."""
     wanted, loss = TARGETS[target]
     shape = NetworkShape.model_validate(
-        {"layers": LAYERS, "input_dropout": 0.05, "initializer": {"kind": "orthogonal"}}
+        {"layers": layers, "input_dropout": 0.05, "initializer": {"kind": "orthogonal"}}
     )
     encoder = FeatureEncoder(COLUMNS)
     parameters = parameter_count(shape, encoder.width, width_of(wanted, loss), encoder.embeddings)
