@@ -67,14 +67,18 @@ class ModelStore:
         """Writes a model without publishing it: that is one step with the end of its job (`JobStore.succeed`)."""
         content = pack(model.document, model.weights)
         starts = range(0, len(content), self._chunk_bytes)
-        for number, start in enumerate(starts):
-            self._write(model.record.id, {keys.model_chunk(number): content[start : start + self._chunk_bytes]})
         fields: dict[str, bytes | str | int] = {
             "record": model.record.model_dump_json(),
             "sha256": hashlib.sha256(content).hexdigest(),
             "chunks": len(starts),
         }
-        self._write(model.record.id, fields)
+        try:
+            for number, start in enumerate(starts):
+                self._write(model.record.id, {keys.model_chunk(number): content[start : start + self._chunk_bytes]})
+            self._write(model.record.id, fields)
+        except redis.ResponseError:  # there was no room for all of it: then there is none for a part
+            self._client.unlink(keys.model(model.record.id))
+            raise
 
     def _write(self, model_id: str, fields: dict[str, bytes | str | int]) -> None:
         with self._client.pipeline(transaction=True) as pipeline:
@@ -108,7 +112,7 @@ class ModelStore:
             ],
             [record.id, digest],
         )
-        if answer != ["ok", record.id]:
+        if answer != ["ok", record.id]:  # an earlier call did it, or it cannot be done
             self._client.unlink(keys.model(record.id))
         match answer:
             case ["reused"]:

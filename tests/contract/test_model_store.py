@@ -12,7 +12,7 @@ import pytest
 import redis
 import safetensors.numpy
 
-from common.errors import CorruptRecord, NotFound
+from common.errors import CorruptRecord, Invalid, NotFound, StorageFull
 from common.store import keys
 from common.store.client import raw
 from common.store.models import UNPUBLISHED_SECONDS, ModelStore
@@ -182,6 +182,35 @@ def test_what_is_stored_is_a_file_that_safetensors_reads(stores: Stores) -> None
     tensors = safetensors.numpy.load(content)
     assert list(tensors) == ["parameters"]
     assert tensors["parameters"].tobytes() == model.weights
+
+
+def test_a_model_that_the_store_has_no_room_for_leaves_nothing(stores: Stores) -> None:
+    model = a_model()
+    large = replace(model, weights=model.weights * 50_000)
+    used = stores.client.info("memory")["used_memory"]
+    stores.client.config_set("maxmemory", used + 2**20)
+    try:
+        with pytest.raises(StorageFull):
+            in_chunks_of(stores, 2**17).models.save(large)
+        assert traces(stores, model.record.id) == set()
+    finally:
+        stores.client.config_set("maxmemory", 0)
+    stores.models.save(large)
+
+
+def test_a_publication_that_comes_again_is_the_same_one(stores: Stores) -> None:
+    model = a_model()
+    for _ in range(2):  # as when the answer to the first was lost on its way
+        created = stores.models.publish(model, idempotency_key="once", digest="d")
+        assert (created.id, stores.models.get(model.record.id).version) == (model.record.id, 1)
+    assert stores.client.ttl(keys.model(model.record.id)) == -1
+    again = a_model(seed=5)
+    assert stores.models.publish(again, idempotency_key="once", digest="d").replayed
+    assert traces(stores, again.record.id) == set()
+    with pytest.raises(Invalid):
+        stores.models.publish(again, idempotency_key="once", digest="other")
+    assert traces(stores, again.record.id) == set()
+    assert stores.models.load(model.record.id).weights == model.weights
 
 
 GOLDEN = json.loads((Path(__file__).parent / "model_of_0_1_0.json").read_text())

@@ -3,6 +3,10 @@
 --   6 idempotency (hash, or "")
 -- ARGV: 1 id  2 digest
 -- Answers {"ok", id} | {"replayed", id} | {"reused"} | {"missing"}
+if redis.call("HEXISTS", KEYS[1], "version") == 1 then -- this call has come before
+  redis.call("PERSIST", KEYS[1])
+  return {"ok", ARGV[1]}
+end
 if KEYS[6] ~= "" then
   local digest = redis.call("HGET", KEYS[6], "digest")
   local id = redis.call("HGET", KEYS[6], "id")
@@ -12,7 +16,6 @@ if KEYS[6] ~= "" then
     return {"replayed", id}
   end
 end
-if redis.call("HEXISTS", KEYS[1], "version") == 1 then return {"ok", ARGV[1]} end
 if redis.call("HEXISTS", KEYS[1], "record") == 0 then return {"missing"} end
 if not can_be_published(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]) then return damaged() end
 publish(ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
