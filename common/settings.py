@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Models that an API process keeps in memory to predict with, in bytes; the least recently used go first."""
     max_model_bytes: Annotated[int, Field(ge=1024)] = 2**28
     """Largest file of a model that may be imported, in bytes."""
+    default_model: str | None = None
+    """The model behind /invocations and /ping, for clients that cannot name one: any reference. Unset: none."""
     max_columns: Annotated[int, Field(ge=1)] = 10_000
     """Most columns of a data set."""
     max_cells: Annotated[int, Field(ge=1)] = 2_000_000_000

@@ -27,6 +27,7 @@ from service.routes import (
     file_predictions,
     health,
     inference_protocol,
+    invocations,
     jobs,
     models,
     predictions,
@@ -66,9 +67,10 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
         batch_predictions.router,
         exports.router,
         inference_protocol.router,
+        invocations.router,
     ):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
-    for router in (health.router, inference_protocol.health):
+    for router in (health.router, inference_protocol.health, invocations.health):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
@@ -83,7 +85,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
             return settings.max_model_bytes
         if path.startswith("/v2/") and path.endswith("/infer"):
             return max(settings.max_tensor_bytes, settings.max_predict_bytes)
-        return settings.max_predict_bytes if path.endswith("/predict") else settings.max_request_bytes
+        is_prediction = path.endswith(("/predict", "/invocations"))
+        return settings.max_predict_bytes if is_prediction else settings.max_request_bytes
 
     app.add_middleware(QuickLane, services=app.state.services)
     app.add_middleware(HostCheck, loopback=settings.is_loopback)
