@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,15 +18,36 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from common import processes
+from common.features.numbers import Scaled
+from common.features.target import ClassTarget
+from common.schemas.losses import CrossEntropy
 from common.store.client import connect
 from common.store.files import DataFolder
 from common.store.stores import open_stores
 from tests.conftest import start_api
-from tests.integration.learned_models import KINDS, Row, publish_kind
+from tests.integration.learned_models import KINDS, Kind, Row, publish_kind
+
+ROOT = Path(__file__).parents[2]
 
 NUMPY = {"FP64": np.float64, "BOOL": np.bool_, "BYTES": np.object_}
 WHOLE = {name: [row for row in kind.rows if None not in row.values()] for name, kind in KINDS.items()}
 """Rows without a missing value, which a binary BOOL or BYTES tensor cannot say."""
+FLOWERS = Kind(
+    [
+        Scaled(name=f"{part}_{measure}", kind="numeric", mean=3.0, scale=2.0)
+        for part in ("sepal", "petal")
+        for measure in ("length", "width")
+    ],
+    ClassTarget(classes=("setosa", "versicolor", "virginica")),
+    CrossEntropy(),
+    [],
+)
+"""As the documentation's."""
+EXAMPLES = [
+    block
+    for block in re.findall(r"```(?:sh|python)\n(.*?)```", (ROOT / "docs" / "protocols.md").read_text(), re.DOTALL)
+    if "mlflow" not in block  # which is not installed here
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +60,7 @@ def address(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for name, kind in KINDS.items():
         publish_kind(stores, kind, name, seed=1)
         publish_kind(stores, kind, name, seed=2)
+    publish_kind(stores, FLOWERS, "flowers")
     client.close()
     process = start_api(folder / "api.log", redis_url, CHAINRULE_STATE_DIR=str(folder / "state"))
     with process:
@@ -151,3 +178,18 @@ def test_the_client_tells_what_is_wrong(client: triton.InferenceServerClient) ->
     tensor.set_shared_memory("region", 16)
     with pytest.raises(InferenceServerException, match="shared memory are not taken"):
         client.infer("numbers", [tensor])
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_examples_of_the_documentation_work(address: str, block: str) -> None:
+    command = [sys.executable, "-c"]
+    if block.startswith("curl"):
+        if shutil.which("curl") is None:
+            pytest.skip("curl is not installed")
+        command = ["sh", "-c"]
+    ran = subprocess.run(
+        [*command, block.replace("127.0.0.1:8000", address)], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.search("setosa|versicolor|virginica", ran.stdout), ran.stdout
+    assert "error" not in ran.stdout
