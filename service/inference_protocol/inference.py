@@ -38,8 +38,8 @@ class Limits:
     """What one inference may take."""
 
     rows: int
-    answer_bytes: int
-    """Of the numbers that a model answers with."""
+    tensor_bytes: int
+    """Of all inputs in binary form, or of all numbers that a model answers with."""
 
 
 class Inference:
@@ -68,10 +68,12 @@ class Inference:
         faults = [*faults_of_inputs(request.inputs, self._columns), *faults]
         if faults:
             raise problems.invalid(faults)
-        if self._rows * sum(output.width for output in outputs) * _NUMBER_BYTES > limits.answer_bytes:
+        if self._rows * sum(output.width for output in outputs) * _NUMBER_BYTES > limits.tensor_bytes:
             raise TooLarge("The answer would be larger than is allowed; send fewer rows at once.")
 
         self._binary_bytes = sum(binary_size(tensor) or 0 for tensor in request.inputs)
+        if self._binary_bytes > limits.tensor_bytes:
+            raise TooLarge(f"At most {limits.tensor_bytes} bytes of binary data are taken.")
         self._is_matrix = self._binary_bytes > 0 and is_matrix(request.inputs, self._columns)
 
     @property

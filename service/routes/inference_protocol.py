@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from importlib.metadata import version as version_of
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from service.body import BodyReader, only
 from service.gunzip import Gunzip
 from service.inference_protocol import metadata
 from service.inference_protocol.datatypes import DATATYPES
-from service.inference_protocol.inference import Inference, Limits
+from service.inference_protocol.inference import Answer, Inference, Limits
 from service.inference_protocol.metadata import ModelMetadata
 from service.inference_protocol.request import header_length, read_request
 from service.predictor import Found
@@ -214,35 +213,43 @@ async def _infer(behind: Services, request: Request, ref: str, version: str | No
     kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     if kind not in (_JSON, _BINARY):  # clients of Triton's say nothing
         raise UnsupportedMedia(f"The body must be {_JSON} or {_BINARY}.")
-    settings = behind.settings
-    limit = settings.max_predict_bytes if header is None else max(settings.max_tensor_bytes, settings.max_predict_bytes)
-    reader = BodyReader(await _chunks(request, limit), limit)
-    length = None if header is None else header_length(header)
-    if length is not None and length > settings.max_predict_bytes:
-        raise TooLarge(f"The JSON part is larger than the {settings.max_predict_bytes} bytes allowed here.")
-    document = await (reader.rest() if length is None else reader.read(length))
-    if length is not None and len(document) < length:
-        raise Unreadable("The body is shorter than Inference-Header-Content-Length says.", code="malformed_request")
-    found, inference = await run_in_threadpool(
-        _begin, behind, ref if version is None else f"{ref}@{version}", bytes(document)
-    )
-    answers = await _predict(inference, reader)
-    name, _, named_version = ref.partition("@")
-    said: dict[str, object] = {"model_name": name}
-    if version or named_version:
-        said["model_version"] = version or named_version
-    said["parameters"] = {"model_id": found.id}
-    answer = await run_in_threadpool(inference.answer, answers, said)
+    wanted = ref if version is None else f"{ref}@{version}"
+    if header is None:
+        document = await (await _reader(request, behind.settings.max_predict_bytes)).rest()
+        answer = await run_in_threadpool(_answer_at_once, behind, wanted, document)
+    else:
+        answer = await _answer_in_parts(behind, wanted, request, header_length(header))
     if answer.header_length is None:
         return Response(answer.body, media_type=_JSON)
     return Response(answer.body, headers={_HEADER: str(answer.header_length)}, media_type=_BINARY)
 
 
-async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+def _answer_at_once(behind: Services, ref: str, document: bytes) -> Answer:
+    """The answer to a request that is all JSON."""
+    inference, said = _begin(behind, ref, document)
+    if inference.parts != [0]:
+        raise inference.wrong_length()
+    return inference.answer(inference.predict(memoryview(b""), 0), said)
+
+
+async def _answer_in_parts(behind: Services, ref: str, request: Request, length: int) -> Answer:
+    """The answer to a request with binary data: nothing of a large matrix waits for its end, or is kept."""
+    settings = behind.settings
+    if length > settings.max_predict_bytes:
+        raise TooLarge(f"The JSON part is larger than the {settings.max_predict_bytes} bytes allowed here.")
+    reader = await _reader(request, max(settings.max_tensor_bytes, settings.max_predict_bytes))
+    document = await reader.read(length)
+    if len(document) < length:
+        raise Unreadable(f"The body is shorter than {_HEADER} says.", code="malformed_request")
+    inference, said = await run_in_threadpool(_begin, behind, ref, bytes(document))
+    return await run_in_threadpool(inference.answer, await _predict(inference, reader), said)
+
+
+async def _reader(request: Request, limit: int) -> BodyReader:
     gunzip = expander(request, limit)
-    return (
-        request.stream() if gunzip is None else only(await run_in_threadpool(_expanded, gunzip, await request.body()))
-    )
+    if gunzip is None:
+        return BodyReader(request.stream(), limit)
+    return BodyReader(only(await run_in_threadpool(_expanded, gunzip, await request.body())), limit)
 
 
 def _expanded(gunzip: Gunzip, body: bytes) -> bytes:
@@ -251,17 +258,20 @@ def _expanded(gunzip: Gunzip, body: bytes) -> bytes:
     return expanded
 
 
-def _begin(behind: Services, ref: str, document: bytes) -> tuple[Found, Inference]:
+def _begin(behind: Services, ref: str, document: bytes) -> tuple[Inference, dict[str, object]]:
+    """The inference that a document asks for, and what its answer says of the model."""
     found = behind.predictor.find(ref)
+    name, _, version = ref.partition("@")
+    said: dict[str, object] = {"model_name": name, **({"model_version": version} if version else {})}
     limits = Limits(behind.settings.max_predict_rows, behind.settings.max_tensor_bytes)
-    return found, Inference(found.network, read_request(document), limits)
+    return Inference(found.network, read_request(document), limits), {**said, "parameters": {"model_id": found.id}}
 
 
 async def _predict(inference: Inference, reader: BodyReader) -> Floats:
     """While one part is predicted the next one is read."""
     answers, start = list[Floats](), 0
     sizes = inference.parts
-    place, other = memoryview(bytearray(sizes[0])), memoryview(bytearray(sizes[0]))
+    place, other = (memoryview(bytearray(max(part, default=0))) for part in (sizes[:1], sizes[1:]))
     received = await reader.read_into(place)
     for size, next_size in pairwise([*sizes, 0]):
         if received < size:

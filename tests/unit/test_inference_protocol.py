@@ -25,7 +25,7 @@ from service.inference_protocol.rows import MatrixRows
 from tests.integration.learned_models import KINDS, MIXED, NUMBERS, Row, network_of
 
 NETWORKS = {name: network_of(kind) for name, kind in KINDS.items()}
-LIMITS = Limits(rows=1000, answer_bytes=1 << 20)
+LIMITS = Limits(rows=1000, tensor_bytes=1 << 20)
 
 FLOATS = st.floats(-1e6, 1e6)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
