@@ -50,8 +50,10 @@ def predicted_columns(network: LearnedNetwork, table: Mapping[str, TableColumn],
     return columns_of_matrix(network, network.encoder.encode(table, None, first_row), first_row)
 
 
-def columns_of_matrix(network: LearnedNetwork, x: Floats, first_row: int = 0) -> pl.DataFrame:
-    """The same for rows that are encoded already, shape (rows, width).
+def columns_of_matrix(
+    network: LearnedNetwork, x: Floats, first_row: int = 0, threshold: float | None = None
+) -> pl.DataFrame:
+    """The same for rows that are encoded already, shape (rows, width); labels by the `threshold`, if there is one.
 
     Raises:
         Invalid: an answer is no finite number (`non_finite_output`).
@@ -65,13 +67,13 @@ def columns_of_matrix(network: LearnedNetwork, x: Floats, first_row: int = 0) ->
         fault = Fault(where, "non_finite_output", "the values are too large for this model")
         raise Invalid("A prediction is no finite number.", [fault])
     columns = np.ascontiguousarray(answers.T)
-    return pl.DataFrame([_first_column(network, answers), *map(pl.Series, _names(network), columns)])
+    return pl.DataFrame([_first_column(network, answers, threshold), *map(pl.Series, _names(network), columns)])
 
 
-def _first_column(network: LearnedNetwork, answers: Floats) -> pl.Series:
+def _first_column(network: LearnedNetwork, answers: Floats, threshold: float | None) -> pl.Series:
     """The label, or the value."""
     if isinstance(network.target, ClassTarget):
-        return pl.Series(LABEL, list(network.target.classes)).gather(answers.argmax(axis=1))
+        return pl.Series(LABEL, list(network.target.classes)).gather(network.chosen(answers, threshold))
     return pl.Series(VALUE, answers[:, network.predictor.middle])
 
 

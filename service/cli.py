@@ -447,11 +447,11 @@ def predict(
         if (file is None) == (not instance):
             raise ApiError("Give a file, or --instance.")
         if file is not None:
-            if explain:
-                raise ApiError("--explain is for rows given by --instance.")
+            if explain or top_k:
+                raise ApiError("--explain and --top-k are for rows given by --instance.")
             reading = _reading(delimiter, decimal, null, header=header) | options
             with client.predict_file(model, file, FORMATS[".json" if as_json else ".ndjson"], reading) as answer:
-                _print_answer(answer, as_json=as_json, probabilities=top_k is not None)
+                _print_answer(answer, as_json=as_json)
             return
         predicted = client.predict(model, [_read_instance(text) for text in instance or ()], **options)
         if as_json:
@@ -514,7 +514,7 @@ def _rounded(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
-def _print_answer(answer: FileAnswer, *, as_json: bool, probabilities: bool) -> None:
+def _print_answer(answer: FileAnswer, *, as_json: bool) -> None:
     """What a file is answered with, as it comes."""
     if as_json:
         for text in answer.texts():
@@ -522,7 +522,7 @@ def _print_answer(answer: FileAnswer, *, as_json: bool, probabilities: bool) -> 
         out.out("")
         return
     for prediction in answer.objects():
-        out.print(_as_line(prediction, probabilities=probabilities), markup=False)
+        out.print(_as_line(prediction, probabilities=False), markup=False)
 
 
 def _read_instance(text: str) -> Any:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.routing import Match
 
-from common.errors import NotAcceptable, TooLarge
+from common.errors import Fault, NotAcceptable, TooLarge
 from common.learned import LearnedNetwork
 from common.prediction_table import columns_of_matrix
-from common.schemas.predictions import PredictionRequest
+from common.schemas.predictions import PredictionOptions, PredictionRequest
 from service import problems, strict_json
 from service.bulk.csv_reader import CsvReader
 from service.bulk.forms import FORMS, MEDIA_TYPES, Form, wanted_form
@@ -31,6 +31,7 @@ from service.ingest import ParseLimits, ParseOptions, parse_in_child
 from service.predictor import Found
 from service.routes.answer_stream import AnswerStream
 from service.routes.file_options import Decimal, Delimiter, Nulls, media_type, parse_options
+from service.routes.prediction_options import Threshold
 from service.routes.shared import Behind, Services, check_encoding, expander
 from service.uploads import receive
 
@@ -75,12 +76,14 @@ class FileOptions:
         body: the form of the body.
         answer: the form of the answer.
         parsing: how the body is to be read.
+        threshold: of two classes, the second from this probability on.
 
     """
 
     body: Form
     answer: Form
     parsing: ParseOptions
+    threshold: float | None = None
 
 
 @router.post("/{ref}/predict", include_in_schema=False)
@@ -92,6 +95,7 @@ async def predict(
     delimiter: Delimiter = None,
     decimal: Decimal = ".",
     null: Nulls = None,
+    threshold: Threshold = None,
 ) -> Response:
     """Predicts the rows of a file; `DESCRIPTION` describes it."""
     kind = media_type(request, FORMS)
@@ -100,7 +104,8 @@ async def predict(
         raise NotAcceptable(f"An answer can be one of: {', '.join(FORMS)}.")
     parsing = parse_options(kind, header=header, delimiter=delimiter, decimal=decimal, null=null)
     found = await run_in_threadpool(behind.predictor.find, ref)
-    return await predict_file(request, found, behind, FileOptions(FORMS[kind], answer, parsing))
+    found.network.check(PredictionOptions(threshold=threshold), in_query=("threshold",))
+    return await predict_file(request, found, behind, FileOptions(FORMS[kind], answer, parsing, threshold))
 
 
 async def predict_file(request: Request, found: Found, behind: Services, options: FileOptions) -> Response:
@@ -119,7 +124,7 @@ async def predict_file(request: Request, found: Found, behind: Services, options
         incoming = Incoming(request, expander(request, behind.settings.max_upload_bytes))
     files, most = behind.stores.files, behind.settings.max_upload_bytes
     writer = make_writer(options.answer, found.id, files.new_upload, most)
-    pieces = _predicted(found.network, _sources(incoming, found.network, behind, options), writer)
+    pieces = _predicted(found.network, _sources(incoming, found.network, behind, options), writer, options.threshold)
     first = await anext(pieces, b"")
     return AnswerStream(
         request,
@@ -141,13 +146,15 @@ async def _joined(first: bytes, others: AsyncGenerator[bytes]) -> AsyncGenerator
 
 
 async def _predicted(
-    network: LearnedNetwork, sources: AsyncGenerator[Iterator[Encoded]], writer: Writer
+    network: LearnedNetwork, sources: AsyncGenerator[Iterator[Encoded]], writer: Writer, threshold: float | None
 ) -> AsyncGenerator[bytes]:
     """The answer, piece by piece; the first comes when all that was read first is known to be right."""
 
     def predict_next(rows: Iterator[Encoded]) -> bytes | None:
         encoded = next(rows, None)
-        return None if encoded is None else writer.rows(columns_of_matrix(network, encoded.matrix, encoded.first_row))
+        if encoded is None:
+            return None
+        return writer.rows(columns_of_matrix(network, encoded.matrix, encoded.first_row, threshold))
 
     head: list[bytes] | None = []
     try:
@@ -227,9 +234,13 @@ async def _instances(incoming: Incoming, network: LearnedNetwork, most: int) -> 
     def read() -> Iterator[Encoded]:
         document = strict_json.parse(body)
         try:
-            instances = PredictionRequest.model_validate(document).instances
+            wanted = PredictionRequest.model_validate(document)
         except ValidationError as error:
             raise problems.invalid(problems.faults_of_body(error.errors(), document)) from None
+        if wanted.given:
+            message = "is for answers in JSON; a threshold may stand in the query"
+            raise problems.invalid([Fault(f"/{name}", "unsuitable_option", message) for name in wanted.given])
+        instances = wanted.instances
         if len(instances) > most:
             raise TooLarge(f"At most {most} instances are predicted at once.")
         yield Encoded(0, network.encoder.encode_records(instances))

@@ -25,6 +25,7 @@ from service.app import create_app
 from service.ingest import DEFAULT_NULLS, Parsed, ParseLimits, ParseOptions
 from service.routes import file_predictions
 from service.routes.shared import Services
+from tests.contract import publish
 from tests.integration.test_api import refused
 from tests.learned import EVERY_FORM, TARGETS, publish_network
 
@@ -339,6 +340,25 @@ def test_a_compressed_file_is_expanded_and_no_body_is_larger_than_allowed(settin
         refused(predict(api, model, gzip.compress(as_csv([ROW] * 100)), CSV, **zipped), 413, "too_large")
         refused(predict(api, model, as_json([ROW] * 50), JSON), 413, "too_large")
         refused(predict(api, model, as_json([ROW] * 50), JSON, CSV), 413, "too_large")
+
+
+def test_a_threshold_sets_labels_as_in_json_and_other_options_are_refused(api: TestClient, stores: Stores) -> None:
+    model = publish(stores)
+    body = b"length,colour\n" + b"".join(b"%d,red\n" % length for length in range(-20, 20))
+    for threshold in (0.0, 0.2, 0.8):
+        found = predictions_of(predict(api, model, body, CSV, threshold=threshold))
+        instances = {"instances": [[length, "red"] for length in range(-20, 20)], "threshold": threshold}
+        expected = api.post(f"/v1/models/{model.id}/predict", json=instances).json()["predictions"]
+        assert [row["label"] for row in found] == [row["label"] for row in expected]
+    refused(predict(api, model, body, CSV, top_k=1), 422, "invalid_request")
+    refused(predict(api, model, body, CSV, explain=True), 422, "invalid_request")
+    told = {"instances": [[1.0, "red"]], "threshold": 0.5, "top_k": 1}
+    answer = predict(api, model, json.dumps(told).encode(), JSON, CSV)
+    assert refused(answer, 422, "invalid_request") == [(f"/{n}", "unsuitable_option") for n in ("top_k", "threshold")]
+    number = publish(stores, "wine", number=True)
+    assert refused(predict(api, number, body, CSV, threshold=0.5), 422, "invalid_request") == [
+        ("threshold", "unsuitable_option")
+    ]
 
 
 def test_keys_are_checked_before_anything_of_a_file_is_read(api: TestClient, stores: Stores, mixed: Model) -> None:
