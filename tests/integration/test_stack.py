@@ -28,10 +28,15 @@ def up(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+def parts(stack: RunningStack, module: str) -> list[psutil.Process]:
+    """The stack's own children that run a module."""
+    children = psutil.Process(stack.process.pid).children()
+    return [child for child in children if child.cmdline()[1:3] == ["-m", module]]
+
+
 def part(stack: RunningStack, module: str) -> psutil.Process:
     """One of the stack's own children."""
-    children = psutil.Process(stack.process.pid).children()
-    return next(child for child in children if child.cmdline()[1:3] == ["-m", module])
+    return parts(stack, module)[0]
 
 
 def descendants(stack: RunningStack) -> list[psutil.Process]:
@@ -64,7 +69,8 @@ def test_it_ends_cleanly_and_carries_on_when_started_again(tmp_path: Path) -> No
     assert all(is_gone(process) for process in family)
     assert set(SHARED_MEMORY.iterdir()) == before
 
-    again = start_stack(tmp_path / "a state directory")
+    again = start_stack(tmp_path / "a state directory", CHAINRULE_PROCESSES="2")
+    assert len(parts(again, "service")) == 2
     assert again.client.job(job["id"]) == job
     assert again.client.call("GET", f"/v1/datasets/{dataset}")["rows"] == 150
     assert again.client.predict("iris", columns[:2].tolist())["model_id"] == job["model_id"]
