@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ from common.learned import LearnedNetwork
 from common.network.parameters import Floats
 
 _CELLS = 1 << 19
-"""Encoded at a time, which stay in the processor's cache on their way through the network."""
+"""Most that are encoded at a time, so that they stay in the processor's cache on their way through the network."""
+_ROWS = 1024
+"""Most that are predicted at a time: a layer may be much wider than the inputs."""
 
 
 class Rows(ABC):
@@ -40,16 +43,14 @@ class Rows(ABC):
         """Where a row stands."""
 
 
-def predict(network: LearnedNetwork, rows: Rows) -> Floats:
-    """What the network answers to all rows; see `LearnedNetwork.answers`.
+def predict(network: LearnedNetwork, rows: Rows) -> Iterator[Floats]:
+    """What the network answers to some rows after the other; see `LearnedNetwork.answers`.
 
     Raises:
         Invalid: a cell cannot be taken, or an answer is no finite number (`non_finite_output`).
 
     """
-    encoder = network.encoder
-    step = rows_at_once(network)
-    parts = list[Floats]()
+    encoder, step = network.encoder, rows_at_once(network)
     for start in range(0, rows.count, step):
         cells = rows.cells(start, min(start + step, rows.count))
         answers = network.answers(encoder.encode_cells(cells, partial(_place, rows, start)))
@@ -58,13 +59,12 @@ def predict(network: LearnedNetwork, rows: Rows) -> Floats:
             place = rows.place_of_row(start + int(np.argmin(finite)))
             fault = Fault(place, "non_finite_output", "the values are too large for this model")
             raise Invalid("A prediction is no finite number.", [fault])
-        parts.append(answers)
-    return np.concatenate(parts)
+        yield answers
 
 
 def rows_at_once(network: LearnedNetwork) -> int:
-    """How many rows are best worked off together."""
-    return max(1, _CELLS // max(network.encoder.width, len(network.encoder.columns)))
+    """How many rows are worked off together."""
+    return max(1, min(_ROWS, _CELLS // max(network.encoder.width, len(network.encoder.columns))))
 
 
 def _place(rows: Rows, start: int, row: int, name: str) -> str:

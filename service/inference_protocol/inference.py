@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from common.errors import Fault, Invalid, TooLarge
 from common.learned import LearnedNetwork
 from common.network.parameters import Floats
 from service import problems
-from service.batches import predict, rows_at_once
+from service.batches import Rows, predict, rows_at_once
 from service.inference_protocol.datatypes import NUMBERS
 from service.inference_protocol.outputs import Output, outputs_of
 from service.inference_protocol.request import InferenceRequest, Parameters
@@ -22,6 +23,8 @@ from service.inference_protocol.rows import MatrixRows, faults_of_inputs, is_mat
 from service.inference_protocol.tensors import binary_size
 
 _NUMBER_BYTES = 8
+_PART_BYTES = 1 << 20
+"""Of a matrix that are waited for at least, where rows are short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +68,24 @@ class Inference:
         self._wanted, faults = _wanted(request, outputs)
         if max(tensor.rows for tensor in request.inputs) > limits.rows:
             raise TooLarge(f"At most {limits.rows} rows are predicted at once.")
-        faults = [*faults_of_inputs(request.inputs, self._columns), *faults]
-        if faults:
-            raise problems.invalid(faults)
+        found = list(islice(chain(faults_of_inputs(request.inputs, self._columns), faults), problems.MAX_FAULTS))
+        if found:
+            raise problems.invalid(found)
         if self._rows * sum(output.width for output in outputs) * _NUMBER_BYTES > limits.tensor_bytes:
             raise TooLarge("The answer would be larger than is allowed; send fewer rows at once.")
-
         self._binary_bytes = sum(binary_size(tensor) or 0 for tensor in request.inputs)
         if self._binary_bytes > limits.tensor_bytes:
             raise TooLarge(f"At most {limits.tensor_bytes} bytes of binary data are taken.")
         self._is_matrix = self._binary_bytes > 0 and is_matrix(request.inputs, self._columns)
+        self._row_bytes = self._binary_bytes // self._rows
 
     @property
     def parts(self) -> list[int]:
         """How many bytes each part has of what follows the JSON document: a matrix comes in parts of some rows."""
         if not self._is_matrix:
             return [self._binary_bytes]
-        step = rows_at_once(self._network) * (self._binary_bytes // self._rows)
+        rows = rows_at_once(self._network)
+        step = self._row_bytes * rows * max(1, _PART_BYTES // (self._row_bytes * rows))
         return [min(step, self._binary_bytes - start) for start in range(0, self._binary_bytes, step)]
 
     def predict(self, part: memoryview, start: int) -> Floats:
@@ -91,12 +95,14 @@ class Inference:
             Invalid: values do not fit, or an answer is no finite number.
 
         """
+        return np.concatenate(list(predict(self._network, self._read(part, start))))
+
+    def _read(self, part: memoryview, start: int) -> Rows:
         if not self._is_matrix:
-            return predict(self._network, read_rows(self._request.inputs, part, self._columns))
+            return read_rows(self._request.inputs, part, self._columns)
         (tensor,) = self._request.inputs
         numbers = np.frombuffer(part, NUMBERS[tensor.datatype]).reshape(-1, tensor.width)
-        first = start // (self._binary_bytes // self._rows)
-        return predict(self._network, MatrixRows(numbers, self._columns, "/inputs/0", first))
+        return MatrixRows(numbers, self._columns, "/inputs/0", start // self._row_bytes)
 
     def wrong_length(self) -> Invalid:
         """The error for a body that is shorter or longer."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 from common.errors import Fault, pointer_part
@@ -40,19 +40,7 @@ def read_document(document: object, names: Sequence[str]) -> Records:
     if not isinstance(document, dict):
         raise _refused("", "wrong_type", f"must be an array of rows, or an object with one of: {_FORMS}")
     given = [form for form in FORMS if form in document]
-    faults = [
-        Fault(f"/{pointer_part(name)}", "unknown_field", f"there is no such field; the rows stand in one of: {_FORMS}")
-        for name in document
-        if name not in (*FORMS, "params")
-    ]
-    if not given:
-        faults.append(Fault("", "missing", f"must have one of: {_FORMS}"))
-    if len(given) > 1:
-        faults.append(Fault("", "conflicting_options", f"must have only one of: {_FORMS}"))
-    if document.get("params"):
-        faults.append(Fault("/params", "not_supported_yet", "a model here has no parameters"))
-    if faults:
-        raise problems.invalid(faults)
+    _refuse(_faults_of_fields(document, given))
     form, rows = given[0], document[given[0]]
     if form == "dataframe_split":
         return _split(rows, names)
@@ -68,23 +56,9 @@ def _split(frame: object, names: Sequence[str]) -> Records:
     here = "/dataframe_split"
     if not isinstance(frame, dict):
         raise _refused(here, "wrong_type", "must be an object of columns and data")
-    columns: Any = frame.get("columns")
-    data: Any = frame.get("data")
-    faults = [
-        Fault(f"{here}/{pointer_part(name)}", "unknown_field", "may hold columns, data and index only")
-        for name in frame
-        if name not in ("columns", "data", "index")
-    ]
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        faults.append(Fault(f"{here}/columns", "wrong_type", "must be an array of the names of the inputs"))
-    else:
-        faults += _faults_of_names(columns, names, f"{here}/columns", lambda place: f"{here}/columns/{place}")
-    if not isinstance(data, list):
-        faults.append(Fault(f"{here}/data", "wrong_type", "must be an array of rows"))
-    if not faults:
-        faults += islice(_faults_of_rows(data, len(columns), f"{here}/data"), problems.MAX_FAULTS)
-    if faults:
-        raise problems.invalid(faults)
+    _refuse(_faults_of_split(frame, names, here))
+    columns, data = frame["columns"], frame["data"]
+    _refuse(_faults_of_rows(data, len(columns), f"{here}/data"))
     places = {name: place for place, name in enumerate(columns)}
     order = [places[name] for name in names]
     rows = [[cells[place] for place in order] for cells in data]
@@ -97,6 +71,40 @@ def _split(frame: object, names: Sequence[str]) -> Records:
     )
 
 
+def _columns(columns: Mapping[str, Any], names: Sequence[str]) -> Records:
+    """An array for each column."""
+    _refuse(_faults_of_columns(columns, names))
+    rows = list(zip(*(columns[name] for name in names), strict=True))
+    return Records(rows, "/inputs", lambda _: "/inputs", lambda row, column: f"/inputs/{column}/{row}")
+
+
+def _faults_of_fields(document: Mapping[str, object], given: Sequence[str]) -> Iterator[Fault]:
+    for name in document:
+        if name not in (*FORMS, "params"):
+            message = f"there is no such field; the rows stand in one of: {_FORMS}"
+            yield Fault(f"/{pointer_part(name)}", "unknown_field", message)
+    if not given:
+        yield Fault("", "missing", f"must have one of: {_FORMS}")
+    if len(given) > 1:
+        yield Fault("", "conflicting_options", f"must have only one of: {_FORMS}")
+    if document.get("params"):
+        yield Fault("/params", "not_supported_yet", "a model here has no parameters")
+
+
+def _faults_of_split(frame: Mapping[str, object], names: Sequence[str], pointer: str) -> Iterator[Fault]:
+    for name in frame:
+        if name not in ("columns", "data", "index"):
+            yield Fault(f"{pointer}/{pointer_part(name)}", "unknown_field", "may hold columns, data and index only")
+    columns = frame.get("columns")
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        yield Fault(f"{pointer}/columns", "wrong_type", "must be an array of the names of the inputs")
+    else:
+        places = (f"{pointer}/columns/{place}" for place in count())
+        yield from _faults_of_names(columns, names, f"{pointer}/columns", places)
+    if not isinstance(frame.get("data"), list):
+        yield Fault(f"{pointer}/data", "wrong_type", "must be an array of rows")
+
+
 def _faults_of_rows(data: Sequence[object], width: int, pointer: str) -> Iterator[Fault]:
     for row, cells in enumerate(data):
         if not isinstance(cells, list) or len(cells) != width:
@@ -104,43 +112,38 @@ def _faults_of_rows(data: Sequence[object], width: int, pointer: str) -> Iterato
             yield Fault(f"{pointer}/{row}", "wrong_length", message)
 
 
-def _columns(columns: Mapping[str, object], names: Sequence[str]) -> Records:
-    """An array for each column."""
-    faults = _faults_of_names(
-        list(columns), names, "/inputs", lambda place: f"/inputs/{pointer_part(list(columns)[place])}"
-    )
-    arrays = {name: values for name, values in columns.items() if isinstance(values, list)}
-    faults += [
-        Fault(f"/inputs/{pointer_part(name)}", "wrong_type", "must be an array of values")
-        for name in columns
-        if name not in arrays
-    ]
-    if len(set(map(len, arrays.values()))) > 1:
-        faults.append(Fault("/inputs", "wrong_length", "all columns must have the same number of values"))
-    if faults:
-        raise problems.invalid(faults)
-    rows = list(zip(*(arrays[name] for name in names), strict=True))
-    return Records(rows, "/inputs", lambda _: "/inputs", lambda row, column: f"/inputs/{column}/{row}")
+def _faults_of_columns(columns: Mapping[str, object], names: Sequence[str]) -> Iterator[Fault]:
+    places = (f"/inputs/{pointer_part(name)}" for name in columns)
+    yield from _faults_of_names(list(columns), names, "/inputs", places)
+    lengths = set[int]()
+    for name, values in columns.items():
+        if isinstance(values, list):
+            lengths.add(len(values))
+        else:
+            yield Fault(f"/inputs/{pointer_part(name)}", "wrong_type", "must be an array of values")
+    if len(lengths) > 1:
+        yield Fault("/inputs", "wrong_length", "all columns must have the same number of values")
 
 
 def _faults_of_names(
-    columns: Sequence[str], names: Sequence[str], whole: str, place_of: Callable[[int], str]
-) -> list[Fault]:
+    columns: Sequence[str], names: Sequence[str], whole: str, places: Iterator[str]
+) -> Iterator[Fault]:
     """What keeps columns from being the inputs, each once."""
-    given, known = set(columns), set(names)
-    faults = [
-        Fault(whole, "missing_column", f"the input {pointer_part(name)} is missing")
-        for name in names
-        if name not in given
-    ]
-    seen = set[str]()
-    for place, name in enumerate(columns):
+    given, known, seen = set(columns), set(names), set[str]()
+    for name in names:
+        if name not in given:
+            yield Fault(whole, "missing_column", f"the input {pointer_part(name)} is missing")
+    for name, place in zip(columns, places, strict=False):
         if name not in known:
-            faults.append(Fault(place_of(place), "unknown_column", "is none of the inputs"))
+            yield Fault(place, "unknown_column", "is none of the inputs")
         elif name in seen:
-            faults.append(Fault(place_of(place), "duplicate_name", "an earlier column has the same name"))
+            yield Fault(place, "duplicate_name", "an earlier column has the same name")
         seen.add(name)
-    return faults
+
+
+def _refuse(faults: Iterator[Fault]) -> None:
+    if found := list(islice(faults, problems.MAX_FAULTS)):
+        raise problems.invalid(found)
 
 
 def _refused(pointer: str, code: str, message: str) -> Exception:

@@ -128,7 +128,7 @@ def version_configuration(ref: str, version: str, behind: Behind) -> dict[str, A
 
 _REQUEST = {
     "inputs": [
-        {"name": "age", "shape": [2, 1], "datatype": "FP64", "data": [41, None]},
+        {"name": "age", "shape": [2, 1], "datatype": "FP64", "data": [41, 29]},
         {"name": "city", "shape": [2, 1], "datatype": "BYTES", "data": ["Oslo", "Rome"]},
         {"name": "member", "shape": [2, 1], "datatype": "BOOL", "data": [True, False]},
     ],

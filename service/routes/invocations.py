@@ -30,7 +30,7 @@ ModelReference = Annotated[
 
 _ROWS: list[dict[str, Any]] = [
     {"age": 41, "city": "Oslo", "member": True},
-    {"age": None, "city": "Rome", "member": False},
+    {"age": 29, "city": "Rome", "member": False},
 ]
 _NAMES = list(_ROWS[0])
 _EXAMPLES: dict[str, object] = {
@@ -61,7 +61,7 @@ _OPENAPI: dict[str, Any] = {
                 },
                 "examples": {form: {"value": {form: value}} for form, value in _EXAMPLES.items()},
             },
-            _CSV: {"schema": {"type": "string"}, "example": "age,city,member\n41,Oslo,true\n,Rome,false\n"},
+            _CSV: {"schema": {"type": "string"}, "example": "age,city,member\n41,Oslo,true\n29,Rome,false\n"},
         },
     }
 }
@@ -121,4 +121,5 @@ def _labels(behind: Services, ref: str, body: bytes, kind: str) -> list[Any]:
     else:
         records = read_document(strict_json.parse(without_nan(body)), [column.name for column in columns])
     label_or_value, *_ = outputs_of(network)
-    return label_or_value.to_json(predict(network, records.read(columns, most)))
+    parts = predict(network, records.read(columns, most))
+    return [said for answers in parts for said in label_or_value.to_json(answers)]

@@ -12,13 +12,18 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.features.categories import OneHot
+from common.features.columns import Column
+from common.features.numbers import Scaled
+from common.features.target import ClassTarget
+from common.schemas.losses import CrossEntropy
 from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
-from service.invocations.documents import without_nan
+from service.invocations.documents import FORMS, without_nan
 from service.routes.shared import Services
 from tests.contract import publish, running
-from tests.integration.learned_models import KINDS, publish_kind
+from tests.integration.learned_models import KINDS, Kind, publish_kind
 
 MARK = "M4RKER"
 NAMES = ["length", "width", "income", "rank"]
@@ -350,3 +355,25 @@ def test_only_what_is_missing_is_taken_for_missing(document: object) -> None:
 
 def test_a_text_that_never_ends_takes_no_time() -> None:
     assert without_nan(b"NaN" + b'"' + b'\\"' * 1_000_000).startswith(b'null"')
+
+
+def test_the_examples_of_the_description_are_taken(api: TestClient, stores: Stores) -> None:
+    columns: list[Column] = [
+        Scaled(name="age", kind="numeric", mean=40.0, scale=10.0),
+        OneHot(name="city", categories=("Oslo", "Rome"), missing=False),
+        Scaled(name="member", kind="boolean", mean=0.5, scale=0.5),
+    ]
+    publish_kind(stores, Kind(columns, ClassTarget(classes=("leaves", "stays")), CrossEntropy(), []), "m")
+    paths = api.get("/openapi.json").json()["paths"]
+    bodies = paths["/invocations"]["post"]["requestBody"]["content"]
+    examples = {form: example["value"] for form, example in bodies["application/json"]["examples"].items()}
+    assert set(examples) == set(FORMS)
+    answers = [invoke(api, example).json() for example in examples.values()]
+    answers.append(invoke(api, bodies["text/csv"]["example"].encode(), **{"Content-Type": "text/csv"}).json())
+    for path in ("/v2/models/{ref}/infer", "/v2/models/{ref}/versions/{version}/infer"):
+        example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        answer = api.post(path.format(ref="m", version=1), json=example).json()
+        answers.append({"predictions": answer["outputs"][0]["data"]})
+    assert answers == [answers[0]] * 7
+    assert set(answers[0]["predictions"]) <= {"leaves", "stays"}
+    assert len(answers[0]["predictions"]) == 2
