@@ -19,8 +19,7 @@ from common.errors import StoreUnavailable, TooLarge, Unreadable, UnsupportedMed
 from common.network.parameters import Floats
 from service.body import BodyReader, only
 from service.gunzip import Gunzip
-from service.inference_protocol import metadata
-from service.inference_protocol.datatypes import DATATYPES
+from service.inference_protocol import description, metadata
 from service.inference_protocol.inference import Answer, Inference, Limits
 from service.inference_protocol.metadata import ModelMetadata
 from service.inference_protocol.request import header_length, read_request
@@ -126,53 +125,11 @@ def version_configuration(ref: str, version: str, behind: Behind) -> dict[str, A
     return configuration(f"{ref}@{version}", behind)
 
 
-_REQUEST = {
-    "inputs": [
-        {"name": "age", "shape": [2, 1], "datatype": "FP64", "data": [41, 29]},
-        {"name": "city", "shape": [2, 1], "datatype": "BYTES", "data": ["Oslo", "Rome"]},
-        {"name": "member", "shape": [2, 1], "datatype": "BOOL", "data": [True, False]},
-    ],
-    "outputs": [{"name": "label"}],
-}
-_ANSWER = {
-    "model_name": "customers",
-    "parameters": {"model_id": "mdl_0000000000000000000000000"},
-    "outputs": [{"name": "label", "datatype": "BYTES", "shape": [2, 1], "data": ["stays", "leaves"]}],
-}
-_TENSOR = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
-        "datatype": {"type": "string", "enum": list(DATATYPES)},
-        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
-        "data": {"type": "array", "items": {}, "description": "Flat, or an array of rows; null is missing."},
-    },
-}
-_OUTPUT = {
-    "type": "object",
-    "required": ["name"],
-    "properties": {
-        "name": {"type": "string"},
-        "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
-    },
-}
-_SCHEMA = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
-        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
-        "outputs": {"type": "array", "items": _OUTPUT},
-    },
-}
 _OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            _JSON: {"schema": _SCHEMA, "example": _REQUEST},
+            _JSON: {"schema": description.REQUEST, "example": description.REQUEST_EXAMPLE},
             _BINARY: {"schema": {"type": "string", "format": "binary"}},
         },
     },
@@ -181,7 +138,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The outputs; in binary form as application/octet-stream, JSON first.",
         "content": {
-            _JSON: {"schema": {"type": "object"}, "example": _ANSWER},
+            _JSON: {"schema": {"type": "object"}, "example": description.ANSWER_EXAMPLE},
             _BINARY: {"schema": {"type": "string", "format": "binary"}},
         },
     },

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
+from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from common.features.categories import OneHot
@@ -347,6 +348,7 @@ def test_what_sagemaker_s_clients_send_is_answered(api: TestClient, stores: Stor
     assert invoke(api, sent, **{"Content-Type": kind, "Accept": "text/csv"}).text.split() == expected
 
 
+@settings_of(max_examples=40)
 @given(st.recursive(st.none() | st.text(alphabet='aN"\\{', max_size=6), lambda inner: st.lists(inner, max_size=4)))
 def test_only_what_is_missing_is_taken_for_missing(document: object) -> None:
     sent = json.dumps(document).replace("null", "NaN").encode()
