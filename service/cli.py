@@ -515,14 +515,12 @@ def _rounded(value: Any) -> Any:
 
 
 def _print_answer(answer: FileAnswer, *, as_json: bool) -> None:
-    """What a file is answered with, as it comes."""
+    """What a file is answered with, as it comes: too many lines for a console that looks at each."""
     if as_json:
-        for text in answer.texts():
-            out.out(text, end="", highlight=False)
-        out.out("")
+        sys.stdout.writelines(answer.texts())
+        sys.stdout.write("\n")
         return
-    for prediction in answer.objects():
-        out.print(_as_line(prediction, probabilities=False), markup=False)
+    sys.stdout.writelines(f"{_as_line(prediction, probabilities=False)}\n" for prediction in answer.objects())
 
 
 def _read_instance(text: str) -> Any:

@@ -92,6 +92,7 @@ def parse_in_child(
     destination: Path,
     options: ParseOptions,
     limits: ParseLimits | None = None,
+    *,
     described: bool = True,
 ) -> Parsed:
     """Read `source`, write it as canonical Parquet to `destination`, and say what it holds. Blocks meanwhile.

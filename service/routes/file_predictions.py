@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Iterator, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -35,6 +36,7 @@ from service.routes.prediction_options import Threshold
 from service.routes.shared import Behind, Services, check_encoding, expander
 from service.uploads import receive
 
+Result = TypeVar("Result")
 _AT_WORK: Final = asyncio.Semaphore(2)
 """So many files are worked on in one moment; callers who are slow hold up nobody else."""
 
@@ -178,7 +180,7 @@ async def _predicted(
         writer.close()
 
 
-async def _at_work(work: Any, *given: Any) -> Any:
+async def _at_work(work: Callable[..., Result], *given: object) -> Result:
     async with _AT_WORK:
         return await run_in_threadpool(work, *given)
 
@@ -219,7 +221,7 @@ async def _stored(
     received = await receive(incoming.chunks(), files.new_upload())
     rows = files.new_upload()
     try:
-        await _at_work(parse_in_child, received.path, rows, options, limits, False)
+        await _at_work(partial(parse_in_child, received.path, rows, options, limits, described=False))
         received.path.unlink()
         yield StoredReader(network, rows).all_rows()
     finally:

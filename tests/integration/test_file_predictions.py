@@ -174,12 +174,14 @@ TABLE = st.lists(
 )
 
 
-def parse_here(source: Path, destination: Path, options: ParseOptions, limits: ParseLimits, described: bool) -> Parsed:
+def parse_here(
+    source: Path, destination: Path, options: ParseOptions, limits: ParseLimits, *, described: bool
+) -> Parsed:
     """Reads Parquet in this process: it is not the child that matters."""
     return parser.parse(source, destination, options, limits, wants_description=described)
 
 
-@examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(TABLE, st.sampled_from(range(len(TARGETS))), st.randoms(use_true_random=False))
 def test_a_file_of_any_form_is_answered_as_its_rows_are_as_json(
     api: TestClient, stores: Stores, monkeypatch: pytest.MonkeyPatch, rows: Rows, target: int, random: Any
