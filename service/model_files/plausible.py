@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from common.errors import Fault
 from common.features.categories import MAX_CATEGORIES, CategoryColumn, Embedded, Numbered
 from common.features.columns import Column
+from common.features.moments import EXACT, usable_scale
 from common.features.numbers import QuantileNormal, Scaled
 from common.features.target import ClassTarget, Target, name_of
 from common.features.times import Times
@@ -26,10 +27,10 @@ from service.submission import MAX_CLASSES
 _LONGEST_NAME = 1000
 _MOST_METRICS = 200
 _LARGEST = float(np.finfo(np.float32).max)
-_LARGEST_INTEGER = 2**53
-"""Up to which floats keep whole numbers."""
 _FARTHEST_TIME = 3e11
 """In seconds from 1970: beyond the year 9999."""
+_SHORTEST_TIME = 1e-9
+"""In seconds: no deviation of times that floats hold is shorter."""
 
 
 def is_any_longer(document: object, most: int) -> bool:
@@ -80,16 +81,24 @@ def _faults_of_numbers(column: Column, pointer: str) -> Iterator[Fault]:
     """Numbers that make inputs float32 cannot hold."""
     largest = 0.0
     if isinstance(column, Scaled):
+        yield from _faults_of_scale(column.scale, 0.0, pointer)
         with np.errstate(all="ignore"):
             largest = abs(column.filled)
+    elif isinstance(column, Times):
+        yield from _faults_of_scale(column.scale, _SHORTEST_TIME, pointer)
+        if max(abs(column.mean), abs(column.fill)) > _FARTHEST_TIME:
+            yield Fault(pointer, "out_of_range", "must lie between the years 1 and 9999")
     elif isinstance(column, QuantileNormal):
         largest = max(map(abs, column.normals))
     elif isinstance(column, Numbered):
         largest = max(map(abs, (*column.numbers, column.unknown)))
-    elif isinstance(column, Times) and max(abs(column.mean), abs(column.fill)) > _FARTHEST_TIME:
-        yield Fault(pointer, "out_of_range", "must lie between the years 1 and 9999")
     if not largest <= _LARGEST:
         yield Fault(pointer, "out_of_range", "makes numbers that are too large for the network")
+
+
+def _faults_of_scale(scale: float, least: float, pointer: str) -> Iterator[Fault]:
+    if scale != usable_scale(scale) or scale < least:
+        yield Fault(f"{pointer}/scale", "out_of_range", "is too small to divide by")
 
 
 def faults_of_target(target: Target, loss: Loss, pointer: str) -> Iterator[Fault]:
@@ -97,6 +106,7 @@ def faults_of_target(target: Target, loss: Loss, pointer: str) -> Iterator[Fault
     if loss.kind not in FITTING[target.task]:
         yield Fault(f"{pointer}/loss", "unsuitable_loss", f"must be one of: {', '.join(FITTING[target.task])}")
     if not isinstance(target, ClassTarget):
+        yield from _faults_of_scale(target.scale, 0.0, f"{pointer}/target")
         return
     at, classes = f"{pointer}/target/classes", target.classes
     if len(classes) > MAX_CLASSES:
@@ -105,8 +115,8 @@ def faults_of_target(target: Target, loss: Loss, pointer: str) -> Iterator[Fault
         yield Fault(at, "wrong_type", "must all be of one type")
     elif len({name_of(label) for label in classes}) < len(classes):
         yield Fault(at, "duplicate_category", "must be different from each other")
-    if any(isinstance(label, int) and abs(label) > _LARGEST_INTEGER for label in classes):
-        yield Fault(at, "out_of_range", f"must be whole numbers up to {_LARGEST_INTEGER}")
+    if any(isinstance(label, int) and abs(label) > EXACT for label in classes):
+        yield Fault(at, "out_of_range", f"must be whole numbers up to {EXACT:.0f}")
 
 
 def faults_of_model(model: Model, shape: NetworkShape, lineage_bytes: int) -> Iterator[Fault]:

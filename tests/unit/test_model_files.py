@@ -210,6 +210,7 @@ SPOILT: list[tuple[str, Spoil, list[tuple[str, str]]]] = [
     ("a category twice", _set(*COLUMN, 1, "categories", value=["blue", "blue"]), [("/network/encoder/columns/1/categories", "duplicate_category")]),
     ("too many categories", _set(*COLUMN, 1, "categories", value=[*map(str, range(1002))]), [("/network/encoder/columns/1/categories", "out_of_range")]),
     ("no scale", _set(*COLUMN, 0, "scale", value=0), [("/network/encoder/columns/0/scale", "out_of_range")]),
+    ("a scale too small to divide by", _set(*COLUMN, 0, "scale", value=5e-324), [("/network/encoder/columns/0/scale", "out_of_range")]),
     ("a mean that is text", _set(*COLUMN, 0, "mean", value="M4RKER"), [("/network/encoder/columns/0/mean", "wrong_type")]),
     ("a fill that is too far", _set(*COLUMN, 0, "fill", value=1e300), [("/network/encoder/columns/0", "out_of_range")]),
     ("an endless fill", _set(*COLUMN, 0, "fill", value=-1.7e308), [("/network/encoder/columns/0", "out_of_range")]),
@@ -309,6 +310,20 @@ def harmless(folder: Path, content: bytes) -> None:
         except Invalid:
             continue
         prediction.model_dump_json()
+
+
+@pytest.mark.parametrize("extreme", [5e-324, 1e-300, 3.5e38, -1.7e308])
+def test_no_number_of_the_description_at_the_limits_of_floats_makes_a_crash(tmp_path: Path, extreme: float) -> None:
+    for target in ("texts", "a number"):
+        header, description, numbers = parts_of(RICH[target])
+        for *path, last in places_in(description["network"])[1:]:
+            node: Any = description["network"]
+            for step in path:
+                node = node[step]
+            if isinstance(was := node[last], float):
+                node[last] = extreme
+                harmless(tmp_path, made_of(header, numbers, description))
+                node[last] = was
 
 
 fuzzed = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
