@@ -408,7 +408,7 @@ def checkpoints(job_id: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
+    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, name@alias, or a job's id.")],
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -489,7 +489,7 @@ def _predict_dataset(client: ApiClient, model: str, dataset_id: str, output: Pat
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, or a job's id.")],
+    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, name@alias, or a job's id.")],
     dataset: Annotated[str, typer.Argument(help="The id of a data set with the model's inputs and its target.")],
     as_json: AsJson = False,
 ) -> None:
