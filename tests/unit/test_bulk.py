@@ -28,6 +28,7 @@ from service.parsing.csv_cells import CsvCells
 from service.parsing.csv_stream import CsvStream
 from service.parsing.csv_structure import Block, CsvStructure
 from tests.learned import TARGETS, network_of
+from tests.messy.csv_files import CSV_FILES
 
 LIMITS = ParseLimits()
 COLUMNS: tuple[Column, ...] = (
@@ -99,6 +100,22 @@ def test_where_the_pieces_of_a_csv_file_end_changes_nothing(text: str, cuts: lis
         return [*blocks, *stream.take(b"", at_end=True)]
 
     assert rows_of(in_pieces) == whole
+
+
+@pytest.mark.parametrize("cut", [10**9, 7])
+def test_a_messy_file_in_pieces_has_the_rows_or_the_fault_that_it_has_as_a_whole(cut: int) -> None:
+    judged = [case for case in CSV_FILES if case.content and (case.refused or ("",))[0] != "invalid_data"]
+    assert len(judged) > 140
+    for case in judged:
+        stream, cells, rows = CsvStream(case.parse_options, LIMITS), CsvCells(case.parse_options), 0
+        try:
+            for data in (*pieces_of(case.content, [cut]), b""):
+                rows += sum(cells.exact(block).height for block in stream.take(data, at_end=not data))
+        except Invalid as error:
+            assert (error.faults[0].code, error.faults[0].pointer) == case.refused, case.name  # noqa: PT017
+        else:
+            assert case.values is not None, case.name
+            assert {len(column) for column in case.values.values()} == {rows}, case.name
 
 
 def test_numbers_are_read_alike_however_they_are_written(network: LearnedNetwork) -> None:
