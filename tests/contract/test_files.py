@@ -54,6 +54,26 @@ def read(files: DataFolder, dataset_id: str) -> bytes:
 # Both
 
 
+def test_a_draft_becomes_the_rows_of_its_data_set_when_it_is_kept(files: DataFolder) -> None:
+    dataset_id, other = new_id("ds"), new_id("ds")
+    for draft in (dataset_id, other):
+        folder = files.draft(draft)
+        (folder / "part").write_bytes(b"half")
+        (folder / "whole").write_bytes(b"rows")
+    files.sweep(lambda _: False)  # an API process starts
+    assert set(files.drafts()) == {dataset_id, other}
+    with pytest.raises(NotFound):
+        read(files, dataset_id)
+    files.keep_draft(dataset_id, files.root / "drafts" / dataset_id / "whole")
+    assert read(files, dataset_id) == b"rows"
+    assert files.drafts() == [other]
+    files.discard_draft(other)
+    files.discard_draft(other)
+    assert files.drafts() == []
+    with pytest.raises(NotFound):
+        files.draft("../elsewhere")
+
+
 def test_rows_come_back_as_they_were_written_until_they_are_discarded(files: DataFolder) -> None:
     content = os.urandom(20 << 20)  # several parts
     dataset_id, other = keep(files, content), keep(files, b"other")

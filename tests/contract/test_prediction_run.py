@@ -335,8 +335,8 @@ def run_and_die(url: str, root: Path, claim: Claim, place: str) -> None:
     "place",
     [
         "with a part written",
-        "with all parts written",
-        "with the whole file written",
+        pytest.param("with all parts written", marks=pytest.mark.slow),
+        pytest.param("with the whole file written", marks=pytest.mark.slow),
         "with the rows in their place",
         "with the result published",
     ],

@@ -1,4 +1,4 @@
-"""Ten thousand worlds in which every promise holds; and five faults, each of which breaks one."""
+"""Ten thousand worlds in which every promise holds; and six faults, each of which breaks one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import processes
+from common.schemas.datasets import Dataset
 from common.store import files
 from common.store.client import Script, stored
 from common.store.jobs import Claim
@@ -93,7 +94,32 @@ def claim_without_compare_and_set(universe: Universe) -> None:
         jobs.claim = claim  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("plant", [no_fence, late_terminal_write, lease_by_wall_clock, claim_without_compare_and_set])
+def published_before_the_end(universe: Universe) -> None:
+    for stores in universe.stores:
+        succeed, create = stores.jobs.succeed_predicting, stores.datasets.create
+
+        def in_two_steps(
+            claim: Claim,
+            result: Dataset,
+            succeed: Callable[[Claim, Dataset], None] = succeed,
+            create: Callable[[Dataset], object] = create,
+        ) -> None:
+            create(result)
+            succeed(claim, result)
+
+        stores.jobs.succeed_predicting = in_two_steps  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        no_fence,
+        late_terminal_write,
+        lease_by_wall_clock,
+        claim_without_compare_and_set,
+        pytest.param(published_before_the_end, marks=pytest.mark.slow),
+    ],
+)
 def test_a_planted_fault_is_found(plant: Callable[[Universe], None]) -> None:
     assert explore(range(_MOST_UNTIL_FOUND), plant) is not None
 

@@ -36,6 +36,8 @@ from worker.supervisor import Child, Hear, Supervisor
 
 LEASE_SECONDS = 10.0
 EPOCHS = 4
+ROWS = 2
+"""Of a job that predicts, of which many are to be at their end while there is trouble."""
 PROCESSES = 5
 """That speak to the store: a user, two supervisors, and the runs of each."""
 RESULT = "predictions"
@@ -195,9 +197,9 @@ class SimulatedChild:
         yield
         part = files.draft(result.id) / "part"
         part.touch()
-        for rows in range(EPOCHS):
+        for rows in range(ROWS):
             progress = PredictionProgress(
-                fraction=rows / EPOCHS, rows_seen=rows, rows=EPOCHS, rows_per_second=1.0, eta_seconds=None
+                fraction=rows / ROWS, rows_seen=rows, rows=ROWS, rows_per_second=1.0, eta_seconds=None
             )
             if rows == 0:
                 jobs.begin(claim, progress)
