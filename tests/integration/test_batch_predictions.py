@@ -33,7 +33,7 @@ PARQUET = "application/vnd.apache.parquet"
 
 @pytest.fixture(scope="module")
 def fruit_model(stack: RunningStack) -> str:
-    request = {"dataset_id": upload(stack, fruit(600, 0).drop("importance")), "target": "kind", "name": "batch fruit"}
+    request = {"dataset_id": upload(stack, fruit(600, 0).drop("importance")), "target": "kind"}
     return str(train(stack.client, {**request, "training": {"seed": 1, "epochs": 2}})["model_id"])
 
 
@@ -123,21 +123,23 @@ def test_a_job_at_work_holds_what_it_reads_and_can_be_cancelled(
 
 def test_the_command_watches_and_fetches(stack: RunningStack, fruit_model: str, tmp_path: Path) -> None:
     dataset, file = upload(stack, fruit(40, 5)), tmp_path / "answers.csv"
-    told = chainrule(stack.url, "predict", "batch-fruit", dataset, "-o", str(file))
+    told = chainrule(stack.url, "predict", fruit_model, dataset, "-o", str(file))
     assert told.returncode == 0, told.stderr
     assert "succeeded (rows_done): data set ds_" in told.stdout
     assert "40/40 rows" in told.stderr
     assert pl.read_csv(file).columns[0] == "label"
-    wrong = chainrule(stack.url, "predict", fruit_model, dataset, "-o", "answers.xlsx")
-    assert (wrong.returncode, "must end in one of" in wrong.stderr) == (1, True)
     listed = chainrule(stack.url, "jobs", "--limit", "2")
     assert listed.returncode == 0, listed.stderr
     assert "succeeded" in listed.stdout
 
 
 @pytest.mark.slow
-def test_the_command_answers_with_the_job_as_json(stack: RunningStack, fruit_model: str) -> None:
+def test_the_command_answers_with_the_job_as_json_and_knows_where_it_can_write(
+    stack: RunningStack, fruit_model: str
+) -> None:
     dataset = upload(stack, fruit(40, 5))
+    wrong = chainrule(stack.url, "predict", fruit_model, dataset, "-o", "answers.xlsx")
+    assert (wrong.returncode, "must end in one of" in wrong.stderr) == (1, True)
     answer = chainrule(stack.url, "predict", fruit_model, dataset, "--json")
     assert json.loads(answer.stdout)["result_dataset_id"].startswith("ds_")
 
