@@ -106,10 +106,11 @@ class CsvTable:
                     continue
                 if frame.height != block.rows:
                     break
-                large = [name for name, kind in schema.items() if kind == pl.Float64 and is_beyond_exact(frame[name])]
-                if not large:
+                floats = [name for name, kind in schema.items() if kind == pl.Float64]
+                unsure = [name for name in floats if is_beyond_exact(frame[name]) or frame[name].is_nan().any()]
+                if not unsure:
                     return frame, failed
-                for name in large:  # what these lose is counted, as texts
+                for name in unsure:  # what these lose is counted, as texts; and a padded NaN may mean a missing value
                     self._columns[int(name)].tidy = False
                 schema = texts
         return self._cells.exact(block), failed

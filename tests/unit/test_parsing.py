@@ -45,7 +45,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 ODD = st.text(st.sampled_from('ab01.,;-e"\n\r \té\0'), max_size=60)
 CELLS = st.sampled_from(
     [
-        *("1", "-2", "007", "1.5", "1e5", " 3 ", "", "?", "NA", "x", "é", "true", "FALSE", "inf", "-0"),
+        *("1", "-2", "007", "1.5", "1e5", " 3 ", "", "?", "NA", " NaN", "NaN", "x", "é", "true", "FALSE", "inf", "-0"),
         *('"q"', '"a,b"', '"c""d"', '"l\nm"', "9007199254740993", "9223372036854775808"),
         *("2024-01-27", "2024-01-27 10:00", "2024-01-27T10:00:05Z"),
     ]
@@ -62,6 +62,7 @@ TIDY = st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=14).map(
 @example("a,b\nx\ry,1\n")
 @example('a,b\n"x\ry",1\n')
 @example("a\n1\n" * 9 + "\n" * 40)
+@example("a,b\n" + "1.5,2\n" * 20 + " NaN,2\n" + "1.5,2\n" * 20)
 @example('a,b\n"' + "x\n" * 40 + '",1\n' + "1,2\n" * 20)
 @example("a,b\n" + "1,2\n" * 20 + '1,"2\n' + "1,2\n" * 20)
 @pytest.mark.usefixtures("small_blocks")
