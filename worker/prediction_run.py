@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -103,8 +104,7 @@ class PredictionRun(Run):
     def _predict(self, network: LearnedNetwork, dataset: Dataset, table: StoredTable, file: PredictionFile) -> bool:
         """Predicts all rows, some at a time, and tells of it; False when a cancel was asked for."""
         pacing = Pacing(first=_FIRST_ROWS)
-        began = told = self._clock()
-        done = 0
+        began, told, done = self._clock(), -math.inf, 0
         while done < table.rows:
             stop = done + min(pacing.take(table.rows - done), file.height)
             at = self._clock()
@@ -112,8 +112,9 @@ class PredictionRun(Run):
             file.add(predicted_columns(network, inputs, done))
             pacing.note(stop - done, self._clock() - at)
             done = stop
-            if self._clock() >= told + _TELL_SECONDS or done == table.rows:
-                told = self._clock()
+            now = self._clock()
+            if now >= told + _TELL_SECONDS or done == table.rows:
+                told = now
                 progress = _progress(done, table.rows, told - began)
                 event = progress.model_dump(mode="json")
                 wish = self._stores.jobs.record(self._claim, kind="progress", event=event, progress=progress)

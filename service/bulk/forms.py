@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
 Form = Literal["csv", "tsv", "ndjson", "parquet", "json"]
@@ -17,7 +17,7 @@ MEDIA_TYPES: Final[Mapping[Form, str]] = {
 FORMS: Final[Mapping[str, Form]] = {media: form for form, media in MEDIA_TYPES.items()}
 
 
-def wanted_form(accept: str | None, own: Form) -> Form | None:
+def wanted_form(accept: str | None, own: Form, among: Collection[Form] = tuple(MEDIA_TYPES)) -> Form | None:
     """The form that an Accept header asks for (RFC 9110, section 12.5.1), `own` where it leaves the choice; None for none."""
     if not (accept or "").strip():
         return own
@@ -25,6 +25,8 @@ def wanted_form(accept: str | None, own: Form) -> Form | None:
     best: tuple[float, bool, int] = (0.0, False, 0)
     found: Form | None = None
     for form, media in MEDIA_TYPES.items():
+        if form not in among:
+            continue
         matching = [
             (_precision(pattern), weight, -place)
             for place, (pattern, weight) in enumerate(ranges)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any, Final
 
@@ -14,13 +14,13 @@ from fastapi.responses import StreamingResponse
 from common.errors import CorruptRecord, NotAcceptable
 from common.schemas.datasets import Dataset
 from common.store.files import DataFolder
+from service.bulk.forms import MEDIA_TYPES, Form, wanted_form
 from service.routes.datasets import written
 from service.routes.shared import Behind, errors
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
-_PARQUET: Final = "application/vnd.apache.parquet"
-_ENDINGS: Final[Mapping[str, str]] = {"text/csv": "csv", "application/x-ndjson": "ndjson", _PARQUET: "parquet"}
+_FORMS: Final[tuple[Form, ...]] = ("csv", "tsv", "ndjson", "parquet")
 _CELLS: Final = 1 << 18
 """That are read and written at a time."""
 _MOST_ROWS: Final = 1 << 16
@@ -40,7 +40,8 @@ _FILE: dict[int | str, dict[str, Any]] = {
                 "schema": {"type": "string"},
                 "example": '{"label":"setosa","probability_setosa":0.75,"probability_virginica":0.25}\n',
             },
-            _PARQUET: {"schema": {"type": "string", "format": "binary"}},
+            MEDIA_TYPES["tsv"]: {"schema": {"type": "string"}},
+            MEDIA_TYPES["parquet"]: {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -51,45 +52,19 @@ def content(
     dataset_id: str, behind: Behind, accept: Annotated[str, Header(include_in_schema=False)] = "*/*"
 ) -> StreamingResponse:
     """All rows of a data set in their order, as they were understood. `Accept` chooses the form; CSV unless it says."""
-    form = _chosen(accept)
+    form = wanted_form(accept, "csv", _FORMS)
+    if form is None:
+        raise NotAcceptable(f"Rows come as one of: {', '.join(MEDIA_TYPES[form] for form in _FORMS)}.")
     dataset = behind.stores.datasets.get(dataset_id)
-    pieces = _bytes(dataset, behind.stores.files) if form == _PARQUET else _texts(dataset, behind.stores.files, form)
+    pieces = _bytes(dataset, behind.stores.files) if form == "parquet" else _texts(dataset, behind.stores.files, form)
     try:
         first = next(pieces)  # what is wrong is told before anything is sent
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptRecord("The rows of this data set are damaged.") from error
-    name = f'attachment; filename="{dataset.id}.{_ENDINGS[form]}"'
-    return StreamingResponse(chain([first], pieces), media_type=form, headers={"Content-Disposition": name})
-
-
-def _chosen(accept: str) -> str:
-    """The form that an Accept header likes best (RFC 9110, section 12.5.1).
-
-    Raises:
-        NotAcceptable: it likes none.
-
-    """
-    wanted = dict(map(_weighed, (accept.strip().lower() or "*/*").split(",")))
-    weights = {
-        form: next((wanted[name] for name in (form, f"{form.partition('/')[0]}/*", "*/*") if name in wanted), 0.0)
-        for form in _ENDINGS
-    }
-    best = max(weights, key=lambda form: weights[form])  # the first, of several
-    if weights[best] <= 0:
-        raise NotAcceptable(f"Rows come as one of: {', '.join(_ENDINGS)}.")
-    return best
-
-
-def _weighed(part: str) -> tuple[str, float]:
-    """A media range and its weight."""
-    name, *parameters = (piece.strip() for piece in part.split(";"))
-    weight = next(
-        (value.strip() for key, _, value in (p.partition("=") for p in parameters) if key.strip() == "q"), "1"
+    name = f'attachment; filename="{dataset.id}.{form}"'
+    return StreamingResponse(
+        chain([first], pieces), media_type=MEDIA_TYPES[form], headers={"Content-Disposition": name}
     )
-    try:
-        return name, float(weight)
-    except ValueError:
-        return name, 0.0
 
 
 def _bytes(dataset: Dataset, files: DataFolder) -> Iterator[bytes]:
@@ -99,7 +74,7 @@ def _bytes(dataset: Dataset, files: DataFolder) -> Iterator[bytes]:
             yield chunk
 
 
-def _texts(dataset: Dataset, files: DataFolder, form: str) -> Iterator[bytes]:
+def _texts(dataset: Dataset, files: DataFolder, form: Form) -> Iterator[bytes]:
     """The rows as text, some at a time."""
     most = _MOST_TEXT_ROWS if any(column.kind == "text" for column in dataset.columns) else _MOST_ROWS
     height = max(1, min(most, _CELLS // len(dataset.columns)))
@@ -107,5 +82,7 @@ def _texts(dataset: Dataset, files: DataFolder, form: str) -> Iterator[bytes]:
         scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         for start in range(0, dataset.rows, height):
             rows = scan.slice(start, height).with_columns(written(cs.temporal())).collect()
-            text = rows.write_csv(include_header=start == 0) if form == "text/csv" else rows.write_ndjson()
-            yield text.encode()
+            if form == "ndjson":
+                yield rows.write_ndjson().encode()
+            else:
+                yield rows.write_csv(include_header=start == 0, separator="\t" if form == "tsv" else ",").encode()

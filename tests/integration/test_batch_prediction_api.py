@@ -23,6 +23,7 @@ from common.schemas.models import Model
 from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
+from service.bulk.forms import FORMS, Form
 from service.routes.dataset_content import _texts
 from tests.contract import a_dataset, running
 from tests.learned import TARGETS, publish_network
@@ -187,6 +188,10 @@ def of_csv(content: bytes) -> pl.DataFrame:
     return pl.read_csv(content, try_parse_dates=False)
 
 
+def of_tsv(content: bytes) -> pl.DataFrame:
+    return pl.read_csv(content, try_parse_dates=False, separator="\t")
+
+
 def test_all_rows_come_in_the_form_that_is_liked_best(api: TestClient) -> None:
     dataset = upload(api, MIXED)
 
@@ -194,10 +199,11 @@ def test_all_rows_come_in_the_form_that_is_liked_best(api: TestClient) -> None:
         answer = api.get(f"/v1/datasets/{dataset}/content", headers={"Accept": accept})
         assert answer.status_code == 200, answer.text
         kind = answer.headers["content-type"].partition(";")[0]
-        ending = {"text/csv": "csv", "application/x-ndjson": "ndjson", PARQUET: "parquet"}[kind]
+        ending = FORMS[kind]
         assert answer.headers["content-disposition"] == f'attachment; filename="{dataset}.{ending}"'
         readers: dict[str, Callable[[bytes], pl.DataFrame]] = {
             "csv": of_csv,
+            "tsv": of_tsv,
             "ndjson": pl.read_ndjson,
             "parquet": pl.read_parquet,
         }
@@ -207,6 +213,9 @@ def test_all_rows_come_in_the_form_that_is_liked_best(api: TestClient) -> None:
         ending, found = rows(accept)
         assert ending == "csv"
         assert_frame_equal(found, TOLD, check_exact=True)
+    ending, found = rows("text/tab-separated-values")
+    assert ending == "tsv"
+    assert_frame_equal(found, TOLD, check_exact=True)
     for accept in ("application/x-ndjson", "text/html, application/*;q=0.5", "*/*;q=0.1, Application/X-NDJSON; q=0.2"):
         ending, found = rows(accept)
         assert ending == "ndjson"
@@ -241,8 +250,8 @@ def test_rows_that_are_gone_or_damaged_are_told(api: TestClient, stores: Stores)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["text/csv", "application/x-ndjson"])
-def test_what_it_takes_to_write_rows_does_not_grow_with_them(stores: Stores, form: str) -> None:
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_what_it_takes_to_write_rows_does_not_grow_with_them(stores: Stores, form: Form) -> None:
     rows = 2_000_000
     columns = tuple(Column(name=f"c{place}", kind="numeric", missing=0, distinct=rows) for place in range(5))
     dataset, random = a_dataset(columns=columns, rows=rows), np.random.default_rng(0)
@@ -270,4 +279,4 @@ def test_the_description_shows_both_kinds_of_jobs_and_its_examples_are_taken(api
     for example in request["examples"]:
         Draft202012Validator({**request, "components": document["components"]}).validate(example)
     content = document["paths"]["/v1/datasets/{dataset_id}/content"]["get"]["responses"]["200"]["content"]
-    assert content.keys() == {"text/csv", "application/x-ndjson", PARQUET}
+    assert content.keys() == {"text/csv", "text/tab-separated-values", "application/x-ndjson", PARQUET}
