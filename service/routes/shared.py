@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args, get_origin
@@ -97,7 +98,7 @@ async def check_query(request: Request) -> None:
         raise Invalid("The request has a fault.", [Fault("query", "unknown_parameter", message)])
     lists = {field.alias for field in route.dependant.query_params if _is_list(field.field_info.annotation)}
     names = [name for name, _ in request.query_params.multi_items() if name not in lists]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         faults = [Fault(name, "repeated_parameter", "can be given once only") for name in repeated]
         raise Invalid("The request has a fault.", faults)
 

@@ -618,3 +618,9 @@ def test_a_query_parameter_that_is_given_twice_is_refused_unless_it_is_a_list(ap
     answer = api.post("/v1/datasets?name=gaps&null=none&null=nil", content=b"a,b\n1,none\nnil,2\n", headers=csv)
     assert answer.status_code == 201, answer.text
     assert [column["missing"] for column in answer.json()["columns"]] == [1, 1]
+
+
+def test_a_query_parameter_that_is_given_thousands_of_times_takes_no_time(api: TestClient) -> None:
+    began = time.monotonic()
+    refused(api.get("/v1/models?" + "limit&" * 10_000), 422, "invalid_request")
+    assert time.monotonic() - began < 2
