@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import numpy as np
+
 from common.errors import TooLarge
 
 
@@ -22,15 +24,15 @@ class BodyReader:
         self._left = memoryview(b"")
         self._received = 0
 
-    async def read(self, size: int) -> bytearray:
+    async def read(self, size: int) -> memoryview:
         """The next so many bytes; fewer where the body ends.
 
         Raises:
             TooLarge: more came than is allowed.
 
         """
-        piece = bytearray(size)
-        return piece[: await self.read_into(memoryview(piece))]
+        piece = room(size)
+        return piece[: await self.read_into(piece)]
 
     async def read_into(self, place: memoryview) -> int:
         """Fills a place with what comes next; how many bytes it was, which are fewer where the body ends."""
@@ -59,6 +61,11 @@ class BodyReader:
                 self._left = memoryview(chunk)
                 return True
         return False
+
+
+def room(size: int) -> memoryview:
+    """A place for so many bytes, which takes memory only as it is filled: a caller who names a size may send nothing."""
+    return np.empty(size, np.uint8).data
 
 
 async def only(chunk: bytes) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from common.errors import StoreUnavailable, TooLarge, Unreadable, UnsupportedMedia
 from common.network.parameters import Floats
-from service.body import BodyReader, only
+from service.body import BodyReader, only, room
 from service.gunzip import Gunzip
 from service.inference_protocol import description, metadata
 from service.inference_protocol.inference import Answer, Inference, Limits
@@ -228,7 +228,7 @@ async def _predict(inference: Inference, reader: BodyReader) -> Floats:
     """While one part is predicted the next one is read."""
     answers, start = list[Floats](), 0
     sizes = inference.parts
-    place, other = (memoryview(bytearray(max(part, default=0))) for part in (sizes[:1], sizes[1:]))
+    place, other = (room(max(part, default=0)) for part in (sizes[:1], sizes[1:]))
     received = await reader.read_into(place)
     for size, next_size in pairwise([*sizes, 0]):
         if received < size:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,10 +210,10 @@ def test_a_body_is_read_in_pieces_of_any_size(chunks: list[bytes], sizes: list[i
     async def read() -> None:
         reader, start = BodyReader(stream(chunks), len(whole)), 0
         for size in sizes:
-            assert await reader.read(size) == whole[start : start + size]
+            assert bytes(await reader.read(size)) == whole[start : start + size]
             start += size
         assert await reader.rest() == whole[start:]
-        assert await reader.read(1) == b""
+        assert not await reader.read(1)
 
     asyncio.run(read())
 
@@ -229,3 +230,15 @@ def test_a_body_is_not_read_beyond_its_limit() -> None:
     with pytest.raises(TooLarge):
         asyncio.run(BodyReader(endless(), 95).rest())
     assert taken == 10
+
+
+def test_a_body_takes_memory_only_as_it_comes() -> None:
+    before, held = psutil.Process().memory_info().rss, 0
+
+    async def stalling() -> AsyncIterator[bytes]:
+        nonlocal held
+        yield b"ab"
+        held = psutil.Process().memory_info().rss - before
+
+    assert bytes(asyncio.run(BodyReader(stalling(), 1 << 28).read(1 << 28))) == b"ab"
+    assert held < 1 << 27
