@@ -166,6 +166,11 @@ class LearnedNetwork:
             raise Invalid("The options do not suit what the model predicts.", faults)
 
     @property
+    def width(self) -> int:
+        """How many numbers it answers each row with."""
+        return width_of(self.target, self.loss)
+
+    @property
     def most_explained(self) -> int:
         """How many instances are explained at once."""
         return max(LEAST_EXPLAINED, min(MOST_EXPLAINED, _MOST_WORK // self.predictor.size))

@@ -26,6 +26,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 QUICK_BYTES = 1 << 16
 """A body that is read in the event loop: a fraction of a millisecond."""
 _QUICK_CELLS = 1 << 12
+"""Values that come in, or numbers that go out."""
+_NUMBER_BYTES = 8
 _QUICK_WORK = 1 << 22
 """Bytes of weights, times rows, that are worked through in the event loop: a fraction of a millisecond, too."""
 
@@ -102,6 +104,7 @@ async def predict(
     in_query = PredictionOptions(explain=explain, top_k=top_k, threshold=threshold)
     options = merged(in_query, wanted)
     found = await find(ref, behind)
+    _check_numbers(found, wanted, behind.settings.max_tensor_bytes)
     answer = partial(_answer, found, wanted.instances, options, in_query.given)
     return Response(await _run(answer, found, wanted, options, behind), media_type="application/json")
 
@@ -132,7 +135,19 @@ def quick_answer(found: Found, body: bytes, most: int) -> bytes | None:
 def _is_quick(found: Found, wanted: PredictionRequest) -> bool:
     """Whether it may be computed in the event loop."""
     rows, network = len(wanted.instances), found.network
-    return rows * len(network.encoder.columns) <= _QUICK_CELLS and rows * network.nbytes <= _QUICK_WORK
+    cells = rows * max(len(network.encoder.columns), network.width)
+    return cells <= _QUICK_CELLS and rows * network.nbytes <= _QUICK_WORK
+
+
+def _check_numbers(found: Found, wanted: PredictionRequest, most_bytes: int) -> None:
+    """Refuses a small body whose answer would be huge: of a network of many classes, each row has a number for each.
+
+    Raises:
+        TooLarge: the numbers alone would be more than so many bytes.
+
+    """
+    if len(wanted.instances) * found.network.width * _NUMBER_BYTES > most_bytes:
+        raise TooLarge("The answer would be larger than is allowed; send fewer rows at once, or as a file.")
 
 
 async def find(ref: str, behind: Services) -> Found:

@@ -6,15 +6,22 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 
+from common.features.numbers import Scaled
+from common.features.target import ClassTarget
 from common.learned import LearnedNetwork
+from common.schemas.losses import CrossEntropy
+from common.settings import Settings
 from common.store.stores import Stores
 from service import middleware, quick_lane
+from service.app import create_app
 from service.routes import predictions
 from tests.contract import publish
 from tests.integration.test_api import GOOD, refused
+from tests.learned import publish_network
 
 JSON = {"Content-Type": "application/json"}
 
@@ -76,6 +83,30 @@ def test_what_is_not_plain_goes_the_long_way(api: TestClient, stores: Stores, sh
     assert as_csv.headers["content-type"].startswith("text/csv")
     assert api.post(path, content=body, headers={"Content-Type": "application/json; charset=utf-8"}).status_code == 200
     assert short == []
+
+
+MANY = ClassTarget(classes=tuple(f"c{place}" for place in range(1000)))
+WIDE = ([Scaled(name="length", kind="numeric", mean=0.0, scale=1.0)], MANY, CrossEntropy(), (1,))
+"""A network of few weights whose every answer is long."""
+
+
+def test_a_long_answer_to_a_small_body_goes_the_long_way(api: TestClient, stores: Stores, short: list[int]) -> None:
+    path = f"/v1/models/{publish_network(stores, *WIDE).id}/predict"
+    for count in (4, 5):
+        answer = api.post(path, json={"instances": [[1]] * count})
+        assert [len(row["probabilities"]) for row in answer.json()["predictions"]] == [1000] * count
+    assert len(short) == 1
+
+
+def test_an_answer_that_would_be_huge_is_refused_and_comes_as_a_file(settings: Settings, stores: Stores) -> None:
+    path = f"/v1/models/{publish_network(stores, *WIDE).id}/predict"
+    limited = settings.model_copy(update={"max_tensor_bytes": 1 << 20})
+    with TestClient(create_app(limited, stores), base_url="http://localhost") as api:
+        for count, status in ((131, 200), (132, 413), (10_000, 413)):
+            assert api.post(path, json={"instances": [[1]] * count}).status_code == status
+        rows = {"instances": [[1]] * 10_000}
+        answer = api.post(path, json=rows, headers={"Accept": "application/vnd.apache.parquet"})
+        assert pl.read_parquet(answer.content).shape == (10_000, 1001)
 
 
 def test_a_body_in_many_pieces_is_read_whole_whichever_way_it_goes(
