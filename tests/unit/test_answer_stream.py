@@ -52,7 +52,7 @@ async def answer(
     caller: Caller, folder: Path, *, limit: int = 1 << 30, error: Exception | None = None, others: int = 0
 ) -> tuple[int, list[str]]:
     """Answers each 10 bytes with a piece, and with `others` at the end; how many files were made, and how it ended."""
-    scope = {"type": "http", "headers": [], "request_id": "req_1"}
+    scope = {"type": "http", "path": "/", "headers": [], "request_id": "req_1"}
     request = Request(scope, caller.receive, caller.send)
     incoming = Incoming(request)
     places: list[Path] = []
