@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import redis
 
-from common.errors import Busy
+from common.errors import Busy, StoreUnavailable
 from common.identifiers import is_id
 from common.store import keys
 from common.store.client import Client
@@ -81,13 +81,21 @@ class Changes:
         client: of the store.
         most: how many may wait, so that others find room.
         model_gone: is told the id of every model that is deleted, in a thread.
+        models_gone: is called there when some may have been deleted unheard.
 
     """
 
-    def __init__(self, client: Client, most: int, model_gone: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        most: int,
+        model_gone: Callable[[str], None] = lambda _: None,
+        models_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._most = most
         self._model_gone = model_gone
+        self._models_gone = models_gone
         self._count = 0
         self._lock = threading.Lock()
         self._waiting: dict[str, _Watchers] = {}
@@ -146,14 +154,18 @@ class Changes:
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+                with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(keys.CHANGES)
-                    self._tell_all()  # what was said meanwhile is lost
                     while not self._stop.is_set():
                         message = subscription.get_message(timeout=_LISTEN_SECONDS)
-                        if message is not None:
+                        if message is None:
+                            continue
+                        if message["type"] == "subscribe":  # by the client itself, too, when its connection was lost
+                            self._tell_all()  # what was said meanwhile is lost
+                            self._models_gone()
+                        else:
                             self._tell(message["data"])
-            except redis.RedisError:
+            except (redis.RedisError, StoreUnavailable):
                 self._stop.wait(_PAUSE_SECONDS)
 
     def _tell(self, said: bytes) -> None:

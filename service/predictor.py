@@ -50,6 +50,8 @@ class Predictor:
         self._bytes = 0
         self._known: OrderedDict[str, str] = OrderedDict()
         """What references stood for when they were last looked up."""
+        self._deleted = 0
+        """How often a model was forgotten."""
         self._is_away = False
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
@@ -152,8 +154,21 @@ class Predictor:
     def forget(self, model_id: str) -> None:
         """Drops a model that was deleted."""
         with self._lock:
+            self._deleted += 1
             if model_id in self._kept:
                 self._drop(model_id)
+
+    def look_again(self) -> None:
+        """Drops what was deleted while nobody could be told of it.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+
+        """
+        with self._lock:
+            model_ids = [key for key in self._kept if is_id(key, "mdl")]
+        for model_id in self._stores.models.missing(model_ids):
+            self.forget(model_id)
 
     def _recall(self, key: str) -> LearnedNetwork | None:
         with self._lock:
@@ -173,15 +188,21 @@ class Predictor:
             if network is None:
                 try:
                     with self._room_to_load:
+                        deleted = self._deleted
                         network = load()
-                    self._keep(key, network)
+                    self._keep(key, network, deleted)
                 finally:
                     with self._lock:
                         self._loading.pop(key, None)
         return network
 
-    def _keep(self, key: str, network: LearnedNetwork) -> None:
+    def _keep(self, key: str, network: LearnedNetwork, deleted: int) -> None:
+        """Keeps what was loaded when so many models had been deleted: since then it may have been itself."""
         with self._lock:
+            if deleted != self._deleted:
+                return
+            if key in self._kept:
+                self._drop(key)
             self._kept[key] = network
             self._bytes += network.nbytes
             while self._bytes > self._most_bytes and len(self._kept) > 1:

@@ -210,6 +210,14 @@ class ModelStore:
         return list(values)
 
     @stored
+    def missing(self, model_ids: Sequence[str]) -> list[str]:
+        """Those of these models that there are no more."""
+        pipeline = self._client.pipeline(transaction=False)
+        for model_id in model_ids:
+            pipeline.exists(keys.model(model_id))
+        return [model_id for model_id, found in zip(model_ids, pipeline.execute(), strict=True) if not found]
+
+    @stored
     def page(self, limit: int, cursor: str | None = None, *, name: str | None = None) -> Page[Model]:
         """A page of models, newest first, without their evaluations; with `name`, of its versions."""
         if name is not None and re.match(MODEL_NAME, name) is None:

@@ -55,7 +55,7 @@ class Services:
         """
         quick = open_stores(impatient(stores.client), stores.files)
         predictor = Predictor(stores, quick, settings.model_cache_bytes)
-        changes = Changes(stores.client, MOST_WATCHERS, predictor.forget)
+        changes = Changes(stores.client, MOST_WATCHERS, predictor.forget, predictor.look_again)
         return cls(settings, stores, predictor, KeyRing(stores.access), changes, Fetcher(settings))
 
 

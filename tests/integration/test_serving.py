@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from common.errors import StoreUnavailable
+from common.errors import NotFound, StoreUnavailable
 from common.settings import Settings
 from common.store import keys
 from common.store.client import connect, impatient
@@ -22,6 +22,7 @@ from common.store.files import DataFolder
 from common.store.models import ModelStore
 from common.store.stores import Stores, open_stores
 from service.app import create_app
+from service.changes import Changes
 from service.predictor import Predictor
 from tests.contract import publish, running, submit
 from tests.integration.test_api import GOOD, predict, refused
@@ -89,6 +90,52 @@ def test_many_who_ask_for_a_model_at_once_cause_one_loading(stores: Stores, coun
         networks = list(pool.map(ask, range(8)))
     assert counted == [model.id]
     assert all(network is networks[0] for network in networks)
+
+
+def test_a_model_that_is_deleted_while_it_is_loaded_is_not_kept(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, predictor = publish(stores), predictor_over(stores)
+    load = ModelStore.load
+
+    def deleted_meanwhile(store: ModelStore, model_id: str) -> Any:
+        loaded = load(store, model_id)
+        stores.models.delete(model_id)
+        predictor.forget(model_id)
+        return loaded
+
+    monkeypatch.setattr(ModelStore, "load", deleted_meanwhile)
+    assert predictor.find(model.id).network.predict([GOOD])  # which was asked before
+    with pytest.raises(NotFound):
+        predictor.find(model.id)
+
+
+def test_a_model_whose_end_was_not_heard_of_is_forgotten_as_soon_as_the_store_is_heard_again(stores: Stores) -> None:
+    kept, gone = publish(stores), publish(stores, seed=1)
+    predictor = predictor_over(stores)
+    changes = Changes(stores.client, 1, predictor.forget, predictor.look_again)
+    for model in (kept, gone):
+        assert predictor.find(model.id).network.predict([GOOD])
+    changes.start()
+    try:
+        wait_for(lambda: stores.client.pubsub_numsub(keys.CHANGES)[0][1] == 1)
+        with stores.client.pipeline(transaction=True) as pipeline:  # nobody hears what happens in between
+            pipeline.client_kill_filter(_type="pubsub")
+            pipeline.unlink(keys.model(gone.id))
+            pipeline.publish(keys.CHANGES, gone.id)
+            pipeline.execute()
+        wait_for(lambda: predictor.recall(gone.id) is None)
+        assert predictor.recall(kept.id) is not None
+    finally:
+        changes.stop()
+        changes.join()
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_while_one_model_loads_others_answer(api: TestClient, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
