@@ -16,12 +16,16 @@ MEDIA_TYPES: Final[Mapping[Form, str]] = {
 }
 FORMS: Final[Mapping[str, Form]] = {media: form for form, media in MEDIA_TYPES.items()}
 
+_MOST_RANGES: Final = 100
+"""That are looked at: it is done in the event loop, before any key is."""
+
 
 def wanted_form(accept: str | None, own: Form, among: Collection[Form] = tuple(MEDIA_TYPES)) -> Form | None:
     """The form that an Accept header asks for (RFC 9110, section 12.5.1), `own` where it leaves the choice; None for none."""
     if not (accept or "").strip():
         return own
-    ranges = [_range(part) for part in (accept or "").lower().split(",") if part.strip()]
+    parts = (accept or "").lower().split(",", _MOST_RANGES)[:_MOST_RANGES]
+    ranges = [_range(part) for part in parts if part.strip()]
     best: tuple[float, bool, int] = (0.0, False, 0)
     found: Form | None = None
     for form, media in MEDIA_TYPES.items():

@@ -288,6 +288,8 @@ def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(network:
         ("text/csv;q=0", "csv", None),
         ("text/csv;q=x", "csv", None),
         (";;,,/", "csv", None),
+        ("image/png," * 99 + "text/csv", "json", "csv"),
+        ("image/png," * 100 + "text/csv", "json", None),
     ],
 )
 def test_the_form_of_an_answer_is_the_one_that_is_accepted_most(
