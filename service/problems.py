@@ -213,12 +213,11 @@ def _summary(faults: Sequence[Fault]) -> str:
 
 def faults_of_body(details: Sequence[ErrorDetails], body: object) -> list[Fault]:
     """Pydantic's findings as faults: where in the body, a stable code, and what is allowed; never the input itself."""
-    places = [detail["loc"] for detail in details]
+    around = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
     own = [
         detail
         for detail in details
-        if detail["type"] != "too_short"  # what has been refused inside is not counted
-        or not any(len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"] for place in places)
+        if detail["type"] != "too_short" or detail["loc"] not in around  # what has been refused inside is not counted
     ]
     return [_fault({**detail, "loc": ("body", *detail["loc"])}, body) for detail in own[:MAX_FAULTS]]
 
