@@ -55,7 +55,7 @@ class QuickLane:
                 return None
             if name == b"content-type":
                 kind = value
-            elif name == b"authorization":
+            elif name == b"authorization" and key is None:  # of several the first counts, as the long way has it
                 key = value.decode("latin-1")
         return match[1] if kind and self._services.keys.recalls(key) else None
 

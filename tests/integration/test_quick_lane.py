@@ -136,6 +136,8 @@ def test_the_short_way_needs_a_key_too(
     path = f"/v1/models/{model.id}/predict"
     refused(api.post(path, json={"instances": [GOOD]}), 401, "unauthorized")
     refused(api.post(path, json={"instances": [GOOD]}, headers={"Authorization": "Bearer wrong"}), 401, "unauthorized")
+    twice = [("Authorization", "Bearer wrong"), *key.items()]
+    refused(api.post(path, json={"instances": [GOOD]}, headers=twice), 401, "unauthorized")
     assert short == []
     assert api.post(path, json={"instances": [GOOD]}, headers=key).status_code == 200
     assert len(short) == 1
