@@ -24,7 +24,7 @@ def without_nan(body: bytes) -> bytes:
     )
 
 
-_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|NaN', re.DOTALL)
+_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|NaN', re.DOTALL)
 """A text that is not closed goes on to the end, so that no byte is looked at twice."""
 
 
