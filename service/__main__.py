@@ -63,6 +63,7 @@ def main() -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
+        ws="none",
         http=partial(Connection, Room(MOST_CONNECTIONS)),  # type: ignore[arg-type]  # whatever makes a protocol will do
         backlog=MOST_AT_ONCE,
         log_config=None,

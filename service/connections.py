@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 from typing import Any
 
@@ -23,6 +24,7 @@ _MOST_HEAD_BYTES = 3 * MAX_HEADER_BYTES
 """Of a head, or of anything else between two pieces of a body; below, too much is answered as a problem."""
 _MOST_PIPELINED = 16
 """Requests that are sent before the one before them is answered."""
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _HEAD_SECONDS = 30.0
 """Within which the head of a request comes whole."""
 
@@ -67,7 +69,7 @@ class Connection(HttpToolsProtocol):
         self._room = room
         self._deadline: asyncio.TimerHandle | None = None
         self._unused_bytes = 0
-        self._is_in_head = False
+        self._is_in_head = self._is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """It has come."""
@@ -78,7 +80,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Its caller has sent something."""
         self._unused_bytes += len(data)
-        super().data_received(data)
+        super().data_received(data if self._is_in_body else _without_upgrade(data))
         if self._unused_bytes > _MOST_HEAD_BYTES:
             self.abort()
         else:
@@ -100,13 +102,18 @@ class Connection(HttpToolsProtocol):
         """The head has come whole."""
         if not self.url.startswith(b"/"):  # it is meant for a proxy, which this is not
             raise ConnectionAbortedError
-        self._is_in_head, self._unused_bytes = False, 0
+        self._is_in_head, self._is_in_body, self._unused_bytes = False, True, 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._unused_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        self._is_in_body = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Its caller has an answer."""
@@ -139,3 +146,12 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
         elif is_awaited and self._deadline is None:
             self._deadline = self.loop.call_later(_HEAD_SECONDS, self.abort)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The same without a wish for another protocol in its head.
+
+    Some clients ask for HTTP/2 so, Java's among them, and mean the request all the same; the parser would skip its body.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nignored", head) + end + rest

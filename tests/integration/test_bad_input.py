@@ -563,6 +563,25 @@ def test_headers_that_come_after_a_body_are_none_of_the_request(server: Server) 
     assert answer.startswith(b"HTTP/1.1 422 ")  # as without them: fields are missing
 
 
+def test_a_wish_for_another_protocol_is_passed_over_and_the_body_is_read(server: Server) -> None:
+    wish = (b"Host: localhost", b"Connection: Upgrade, HTTP2-Settings", b"UPGRADE: h2c", b"HTTP2-Settings: AAEAAEAA")
+    lines = (b"POST /v1/jobs HTTP/1.1", *wish, TYPE, b"Content-Length: 25", b"", b'{"a":"b\\r\\n\\r\\nupgrade:"}')
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = server.send(b"\r\n".join(lines) + last)
+    assert answer.startswith(b"HTTP/1.1 422 "), answer[:200]
+    assert b"HTTP/1.1 200 " in answer
+    csv = b"a,b\r\nupgrade:,1\r\nc,2\r\n"
+    upload = (
+        b"POST /v1/datasets HTTP/1.1",
+        *wish,
+        b"Content-Type: text/csv",
+        b"Content-Length: %d" % len(csv),
+        b"",
+        csv,
+    )
+    assert b'"rows":2' in server.send(b"\r\n".join(upload) + last)
+
+
 def test_thousands_of_requests_that_wait_for_no_answer_end_the_connection(server: Server) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = server.send(request * 5000)
