@@ -439,7 +439,10 @@ def predict(
     wanted = {"explain": explain or None, "top_k": top_k, "threshold": threshold}
     options = {name: value for name, value in wanted.items() if value is not None}
     with server() as client:
+        reading = _reading(delimiter, decimal, null, header=header)
         if file is not None and is_id(str(file), "ds"):
+            if options or reading:
+                raise ApiError("A job that predicts a data set takes no options but --output.")
             _predict_dataset(client, model, str(file), output, as_json=as_json)
             return
         if output is not None:
@@ -449,8 +452,8 @@ def predict(
         if file is not None:
             if explain or top_k:
                 raise ApiError("--explain and --top-k are for rows given by --instance.")
-            reading = _reading(delimiter, decimal, null, header=header) | options
-            with client.predict_file(model, file, FORMATS[".json" if as_json else ".ndjson"], reading) as answer:
+            form = FORMATS[".json" if as_json else ".ndjson"]
+            with client.predict_file(model, file, form, reading | options) as answer:
                 _print_answer(answer, as_json=as_json)
             return
         predicted = client.predict(model, [_read_instance(text) for text in instance or ()], **options)

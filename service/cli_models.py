@@ -102,7 +102,18 @@ def delete(
 ) -> None:
     """Delete a model with all its traces; its aliases point to nothing then."""
     with server() as client:
+        aliases = _aliases_of(client, ref)
         client.call("DELETE", _path(ref))
+        for alias in aliases:
+            err.print(f"note: {alias} points to nothing now", markup=False)
+
+
+def _aliases_of(client: ApiClient, ref: str) -> list[str]:
+    try:
+        model = client.call("GET", _path(ref))
+    except ApiError:  # a damaged one tells nothing, and can be deleted all the same
+        return []
+    return [f"{model['name']}@{alias}" for alias in model["aliases"]]
 
 
 @models_app.command()

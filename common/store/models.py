@@ -145,7 +145,9 @@ class ModelStore:
             )
             model_id = next(iter(found), None)
         if not model_id:
-            raise _no_such_model()
+            raise _no_such_model(
+                " Its name has no such alias." if alias else " Its name has no such version." if version else ""
+            )
         return text(model_id)
 
     @stored
@@ -294,8 +296,8 @@ class ModelStore:
                 raise Conflict("An alias points to this model.", code="model_in_use")
 
 
-def _no_such_model() -> NotFound:
-    return NotFound("There is no such model.", code="model_not_found")
+def _no_such_model(why: str = "") -> NotFound:
+    return NotFound(f"There is no such model.{why}", code="model_not_found")
 
 
 def _corrupt() -> CorruptRecord:

@@ -68,7 +68,8 @@ def test_models_are_listed_shown_aliased_compared_exported_imported_and_deleted(
     assert "imported: from a file" in models("show", "twin").stdout
     assert [path.name for path in tmp_path.glob("*model*")] == ["model.safetensors"]
 
-    models("delete", "twin@1")
+    models("alias", "twin", "live", "twin@1")
+    assert "twin@live points to nothing now" in models("delete", "twin@1").stderr
     assert "no such model" in models("show", "twin", status=1).stderr
     assert "must be an id" in models("delete", "iris", status=1).stderr
 
@@ -76,7 +77,7 @@ def test_models_are_listed_shown_aliased_compared_exported_imported_and_deleted(
 def test_what_cannot_be_exported_or_imported_is_told(models: Run, stores: Stores, tmp_path: Path) -> None:
     publish(stores)
     file = tmp_path / "file"
-    assert "no such model" in models("export", "iris@9", "-o", str(file), status=1).stderr
+    assert "no such model. Its name has no such version" in models("export", "iris@9", "-o", str(file), status=1).stderr
     assert "No such file" in models("export", "iris", "-o", str(tmp_path / "no" / "file"), status=1).stderr
     assert "No such file" in models("import", str(file), status=1).stderr
     file.write_bytes(b"x" * 100)
