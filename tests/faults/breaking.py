@@ -253,7 +253,8 @@ def is_readable(stack: RunningStack) -> bool:
 
 
 def api_of(stack: RunningStack) -> psutil.Process:
-    """Its API process."""
+    """Its API process, as soon as there is one again."""
+    eventually(lambda: parts(stack, "service"))
     return parts(stack, "service")[0]
 
 
