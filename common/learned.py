@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,7 @@ class LearnedNetwork:
         cells = self.encoder.cells(instances)
         x = self.encoder.encode_cells(cells)
         outputs = self.answers(x)
-        _refuse_infinite(outputs)
+        refuse_infinite(outputs, "/instances/{}".format)
         chosen = self.chosen(outputs, options.threshold)
         if isinstance(self.target, NumberTarget):
             predictions = self._valued(outputs)
@@ -211,7 +211,7 @@ class LearnedNetwork:
             contributions = np.zeros((len(x), len(self.encoder.columns)))
             np.add.at(contributions.T, self.encoder.owners, numbers.T)
             remainders = differences - contributions.sum(axis=1)
-        _refuse_infinite(np.column_stack([baselines, contributions, remainders]))
+        refuse_infinite(np.column_stack([baselines, contributions, remainders]), "/instances/{}".format)
         names = [column.name for column in self.encoder.columns]
         return [
             Explanation(baseline=baseline, contributions=dict(zip(names, row, strict=True)), remainder=remainder)
@@ -265,12 +265,16 @@ def warnings_of(strangers: Strangers) -> list[PredictionWarning]:
     return warnings
 
 
-def _refuse_infinite(answers: Floats) -> None:
-    """Refuses a row, shape (rows, numbers), that is not answered with finite ones."""
+def refuse_infinite(answers: Floats, place: Callable[[int], str]) -> None:
+    """Refuse answers that are no finite numbers, shape (rows, …); `place` says where a row stands.
+
+    Raises:
+        Invalid: with the first of them (`non_finite_output`).
+
+    """
     finite = np.isfinite(answers).all(axis=1)
     if not finite.all():
-        row = int(np.argmin(finite))
-        fault = Fault(f"/instances/{row}", "non_finite_output", "the values are too large for this model")
+        fault = Fault(place(int(np.argmin(finite))), "non_finite_output", "the values are too large for this model")
         raise Invalid("A prediction is no finite number.", [fault])
 
 

@@ -8,10 +8,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from common.errors import Fault, Invalid
 from common.features.table import TableColumn
 from common.features.target import ClassTarget, name_of
-from common.learned import LearnedNetwork
+from common.learned import LearnedNetwork, refuse_infinite
 from common.network.parameters import Floats
 
 LABEL: Final = "label"
@@ -61,11 +60,7 @@ def columns_of_matrix(
     """
     parts = [network.answers(x[start : start + _ROWS]) for start in range(0, len(x), _ROWS)]
     answers: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    finite = np.isfinite(answers).all(axis=1)
-    if not finite.all():
-        where = f"row {first_row + int(np.argmin(finite)) + 1}"
-        fault = Fault(where, "non_finite_output", "the values are too large for this model")
-        raise Invalid("A prediction is no finite number.", [fault])
+    refuse_infinite(answers, lambda row: f"row {first_row + row + 1}")
     columns = np.ascontiguousarray(answers.T)
     return pl.DataFrame([_first_column(network, answers, threshold), *map(pl.Series, _names(network), columns)])
 

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import Fault, Invalid
-from common.learned import LearnedNetwork
+from common.learned import LearnedNetwork, refuse_infinite
 from common.network.parameters import Floats
 
 _CELLS = 1 << 19
@@ -54,17 +52,17 @@ def predict(network: LearnedNetwork, rows: Rows) -> Iterator[Floats]:
     for start in range(0, rows.count, step):
         cells = rows.cells(start, min(start + step, rows.count))
         answers = network.answers(encoder.encode_cells(cells, partial(_place, rows, start)))
-        finite = np.isfinite(answers).all(axis=1)
-        if not finite.all():
-            place = rows.place_of_row(start + int(np.argmin(finite)))
-            fault = Fault(place, "non_finite_output", "the values are too large for this model")
-            raise Invalid("A prediction is no finite number.", [fault])
+        refuse_infinite(answers, partial(_place_of_row, rows, start))
         yield answers
 
 
 def rows_at_once(network: LearnedNetwork) -> int:
     """How many rows are worked off together."""
     return max(1, min(_ROWS, _CELLS // max(network.encoder.width, len(network.encoder.columns))))
+
+
+def _place_of_row(rows: Rows, start: int, row: int) -> str:
+    return rows.place_of_row(start + row)
 
 
 def _place(rows: Rows, start: int, row: int, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from common.evaluation.numbers import NumberTally
 from common.evaluation.tally import make_tally
 from common.features.table import MISSING, Coded, StoredTable
 from common.features.target import ClassTarget, NumberTarget
-from common.learned import LearnedNetwork
+from common.learned import LearnedNetwork, refuse_infinite
 from common.network.parameters import Floats
 from common.schemas.datasets import Column, ColumnKind, Dataset
 from common.schemas.models import Evaluation
@@ -135,11 +136,7 @@ class Comparison:
         for first in range(0, len(kept), _ROWS):
             rows = kept[first : first + _ROWS]
             answers = self.network.answers(x[rows])
-            finite = np.isfinite(answers).all(axis=1)
-            if not finite.all():
-                where = f"row {start + int(rows[np.argmin(finite)]) + 1}"
-                fault = Fault(where, "non_finite_output", "the values are too large for this model")
-                raise Invalid("A prediction is no finite number.", [fault])
+            refuse_infinite(answers, partial(_place, start, rows))
             yield rows, answers
 
 
@@ -156,3 +153,7 @@ def _kinds_of_classes(target: ClassTarget) -> tuple[tuple[ColumnKind, ...], str]
     if isinstance(label, bool):
         return ("boolean",), "booleans"
     return (("numeric",), "whole numbers") if isinstance(label, int) else (("categorical", "text"), "texts")
+
+
+def _place(start: int, rows: NDArray[np.intp], row: int) -> str:
+    return f"row {start + int(rows[row]) + 1}"
