@@ -70,7 +70,8 @@ class HostCheck:
         if scope["type"] == "http" and not self._is_right(scope):
             expected = "localhost or a loopback address" if self._loopback else "a host"
             detail = f"The Host header must be {expected}, once."
-            await problem(Request(scope), 400, "host_not_allowed", detail)(scope, receive, send)
+            close = {"Connection": "close"}  # nobody who asks for another host has more to ask here
+            await problem(Request(scope), 400, "host_not_allowed", detail, headers=close)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

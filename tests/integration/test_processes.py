@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx2
 import psutil
@@ -43,18 +42,19 @@ class Served:
         return self.process.stdout.readline()
 
 
-@pytest.fixture
-def served(redis_url: str, tmp_path: Path) -> Iterator[Served]:
-    variables = {"CHAINRULE_REDIS_URL": redis_url, "CHAINRULE_PORT": "0", "CHAINRULE_STATE_DIR": str(tmp_path)}
+@pytest.fixture(scope="module")
+def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    variables = {"CHAINRULE_REDIS_URL": redis_url, "CHAINRULE_PORT": "0", "CHAINRULE_STATE_DIR": str(folder)}
     command = [sys.executable, "-P", "-m", "service.cli", "serve", "--processes", str(COUNT)]
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **variables}
         )
     with process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert "answers at http://" in line, (line, (tmp_path / "log").read_text())
+        assert "answers at http://" in line, (line, (folder / "log").read_text())
         yield Served(process, line.split()[-1])
         if process.poll() is None:
             process.kill()
@@ -79,13 +79,6 @@ def test_they_answer_alike_and_one_that_dies_is_missed_by_nobody(served: Served,
     assert served.children != first
 
 
-def test_they_end_together(served: Served) -> None:
-    family = served.children
-    served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(30) == 0
-    eventually(lambda: not any(process.is_running() for process in family))
-
-
 def test_a_model_that_is_deleted_is_forgotten_by_all_of_them(served: Served, stores: Stores) -> None:
     model = publish(stores)
 
@@ -98,3 +91,10 @@ def test_a_model_that_is_deleted_is_forgotten_by_all_of_them(served: Served, sto
         with closing(ApiClient(served.url)) as client:
             client.call("DELETE", f"/v1/models/{model.id}")
         eventually(lambda: set(pool.map(status, range(40))) == {404})
+
+
+def test_they_end_together(served: Served) -> None:  # the last one: there is one server for all
+    family = served.children
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(30) == 0
+    eventually(lambda: not any(process.is_running() for process in family))

@@ -24,7 +24,7 @@ from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
 from service.predictor import Predictor
-from tests.contract import publish, running, submit
+from tests.contract import a_model, publish, running, submit
 from tests.integration.test_api import GOOD, predict, refused
 from tests.integration.test_store_away import OwnRedis, is_away, own
 
@@ -55,7 +55,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_thousand_models_pass_through_a_cache_of_fifty_and_each_answers_as_itself(
     stores: Stores, counted: list[str]
 ) -> None:
-    model_ids = [publish(stores, seed=seed).id for seed in range(MODELS)]
+    models = [a_model(seed=seed) for seed in range(MODELS)]
+    for model in models:
+        stores.models.publish(model)
+    model_ids = [model.record.id for model in models]
     one = predictor_over(stores).find(model_ids[0]).network.nbytes
     predictor = predictor_over(stores, CACHED * one)
     counted.clear()
