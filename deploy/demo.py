@@ -23,7 +23,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from service.cli import follow, outcome
+from service.cli_watching import follow, outcome
 from service.client import ApiClient, ApiError
 
 console = Console(highlight=False, soft_wrap=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI, Security
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
-from starlette.types import Scope
 
 from common.schemas.predictions import PredictionRequest
 from common.settings import Settings
 from common.store.stores import Stores
 from service import problems
+from service.body_limits import most_bytes
 from service.middleware import HostCheck, RequestId, SizeLimit
 from service.openapi import describe_too
 from service.problems import Problem
@@ -21,6 +22,7 @@ from service.quick_lane import QuickLane
 from service.routes import (
     aliases,
     batch_predictions,
+    cluster,
     dataset_content,
     datasets,
     exports,
@@ -68,6 +70,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
         exports.router,
         inference_protocol.router,
         invocations.router,
+        cluster.router,
     ):
         app.include_router(router, dependencies=[Depends(check_key), Depends(check_query), Security(_KEY)])
     for router in (health.router, inference_protocol.health, invocations.health):
@@ -77,19 +80,8 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     async def start() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    def limit(scope: Scope) -> int:
-        path: str = scope["path"]
-        if path.rstrip("/") == "/v1/datasets" or (path.endswith("/predict") and file_predictions.is_streamed(scope)):
-            return settings.max_upload_bytes
-        if path.rstrip("/") == "/v1/models/import":
-            return settings.max_model_bytes
-        if path.startswith("/v2/") and path.endswith("/infer"):
-            return max(settings.max_tensor_bytes, settings.max_predict_bytes)
-        is_prediction = path.endswith(("/predict", "/invocations"))
-        return settings.max_predict_bytes if is_prediction else settings.max_request_bytes
-
     app.add_middleware(QuickLane, services=app.state.services)
     app.add_middleware(HostCheck, loopback=settings.is_loopback)
-    app.add_middleware(SizeLimit, limit=limit)
+    app.add_middleware(SizeLimit, limit=partial(most_bytes, settings))
     app.add_middleware(RequestId)
     return app

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from common.identifiers import is_id
 from common.lifecycle import HELD
 from common.processes import ONE_BLAS_THREAD
 from common.settings import read_settings
@@ -23,7 +20,10 @@ from common.store.files import open_files
 from common.store.stores import open_stores
 from service import portrait
 from service.cli_models import models_app
-from service.client import FORMATS, ApiClient, ApiError, FileAnswer, check_ending, name_of
+from service.cli_predict import evaluate, predict
+from service.cli_reading import Decimal, Delimiter, Header, Null, is_dataset, reading
+from service.cli_watching import watch_job
+from service.client import ApiError, name_of
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 from service.terminal import AsJson, Most, err, explained, headline, out, server, show
@@ -41,14 +41,7 @@ datasets_app = typer.Typer(help="List data sets, newest first; `add` adds one, `
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(models_app, name="models")
 
-Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells.")]
-Decimal = Annotated[str | None, typer.Option(help="CSV: the decimal mark, . or ,")]
-Null = Annotated[
-    list[str] | None, typer.Option(help="CSV: what stands for a missing value; may be given several times.")
-]
-Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether the first line names the columns.")]
 ApiProcesses = Annotated[int | None, typer.Option(help="API processes, which share the port.", min=1, max=256)]
-_MOST_NOTES = 20
 
 
 def main() -> None:
@@ -161,14 +154,14 @@ def train(
 ) -> None:
     """Upload a file, train a network on it, watch it, and name its model."""
     with server() as client:
-        body, reading = _read_request(request), _reading(delimiter, decimal, null, header=header)
-        if is_id(file, "ds"):
-            if reading:
+        body, how = _read_request(request), reading(delimiter, decimal, null, header=header)
+        if is_dataset(file):
+            if how:
                 raise ApiError("Options for CSV have no effect on a data set: it has been read already.")
             body |= {"dataset_id": file, "target": target, **({"name": name} if name else {})}
         else:
             name = name or name_of(file)
-            dataset = client.add(file, name, reading)
+            dataset = client.add(file, name, how)
             if not as_json:
                 _tell_dataset(dataset)
             body |= {"dataset_id": dataset["id"], "target": target, "name": name}
@@ -177,17 +170,18 @@ def train(
             body["cluster"] = {**body.get("cluster", {}), **given}
         if epochs is not None:
             body["training"] = {**body.get("training", {}), "epochs": epochs}
-        job = client.submit(body)
+        try:
+            job = client.submit(body)
+        except ApiError:
+            err.print(
+                f"note: {body['dataset_id']} is kept; `chainrule train {body['dataset_id']}` uses it", markup=False
+            )
+            raise
         if not as_json:
             out.print(f"{job['id']}: {job['task']} of {target}", markup=False)
             for warning in job["warnings"]:
                 err.print(f"note: {warning}", markup=False)
-        _watch(client, job["id"], as_json=as_json)
-
-
-def _reading(delimiter: str | None, decimal: str | None, null: list[str] | None, *, header: bool) -> dict[str, object]:
-    given = {"delimiter": delimiter, "decimal": decimal, "null": null or None, "header": None if header else False}
-    return {name: value for name, value in given.items() if value is not None}
+        watch_job(client, job["id"], as_json=as_json)
 
 
 def _tell_dataset(dataset: dict[str, Any]) -> None:
@@ -214,57 +208,7 @@ def _read_request(file: Path | None) -> dict[str, Any]:
 def watch(job_id: str, as_json: AsJson = False) -> None:
     """Watch a job until it ends; exit status 0 if it succeeded."""
     with server() as client:
-        _watch(client, job_id, as_json=as_json)
-
-
-def _watch(client: ApiClient, job_id: str, *, as_json: bool) -> None:
-    job = follow(client, job_id, err, silent=as_json)
-    if as_json:
-        out.print_json(data=job)
-    else:
-        out.print(outcome(job), markup=False)
-    if job["state"] != "succeeded":
-        raise typer.Exit(1)
-
-
-_PATIENCE_SECONDS = 120.0
-"""A stack that is started again is there long before."""
-
-
-def follow(client: ApiClient, job_id: str, console: Console, *, silent: bool = False) -> dict[str, Any]:
-    """Shows a job's progress until it has ended; the job."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-    with Progress(*columns, console=console, disable=silent) as bar:
-        task = bar.add_task("queued", total=1.0, line="")
-        for job in client.follow(job_id, patience=_PATIENCE_SECONDS):
-            if job["progress"]:
-                bar.update(task, completed=job["progress"]["fraction"], line=progress_line(job))
-            bar.update(task, description=job["state"])
-            if job["waiting_for"]:
-                bar.update(task, line=job["waiting_for"])
-    return client.job(job_id)
-
-
-def progress_line(job: dict[str, Any]) -> str:
-    """Where a run stands, in a line."""
-    p = job["progress"]
-    if job["kind"] == "prediction":
-        return f"{p['rows_seen']:,}/{p['rows']:,} rows  {p['rows_per_second']:,.0f} rows/s"
-    loss = p["train_loss"] if p["validation_loss"] is None else p["validation_loss"]
-    return f"epoch {p['epoch']}/{p['epochs']}  loss {loss:.4f}  {p['rows_per_second']:,.0f} rows/s"
-
-
-def outcome(job: dict[str, Any]) -> str:
-    """How a job ended, in a line."""
-    if job["error"]:
-        hint = f" {job['error']['hint']}" if job["error"]["hint"] else ""
-        return f"failed ({job['error']['code']}): {job['error']['message']}{hint}"
-    if job["kind"] == "prediction":
-        result = f": data set {job['result_dataset_id']}" if job["result_dataset_id"] else ""
-        return f"{job['state']} ({job['stop_reason']}){result}"
-    metrics = headline(job["metrics"])
-    model = f"; model {job['model_id']}" if job["model_id"] else ""
-    return f"{job['state']} ({job['stop_reason']}): {metrics or 'no epoch was finished'}{model}"
+        watch_job(client, job_id, as_json=as_json)
 
 
 @app.command()
@@ -349,7 +293,7 @@ def add_dataset(
 ) -> None:
     """Upload a data set, or have the server fetch it."""
     with server() as client:
-        dataset = client.add(source, name, _reading(delimiter, decimal, null, header=header))
+        dataset = client.add(source, name, reading(delimiter, decimal, null, header=header))
         if as_json:
             out.print_json(data=dataset)
         else:
@@ -395,7 +339,7 @@ def rerun(
         job = client.call("POST", f"/v1/jobs/{job_id}/rerun", json=_read_request(request))
         if not as_json:
             out.print(job["id"], markup=False)
-        _watch(client, job["id"], as_json=as_json)
+        watch_job(client, job["id"], as_json=as_json)
 
 
 @app.command()
@@ -406,131 +350,8 @@ def checkpoints(job_id: str, as_json: AsJson = False) -> None:
         show(found, found, ("number", "attempt", "epoch", "step", "bytes", "seconds", "created_at"), as_json=as_json)
 
 
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, name@alias, or a job's id.")],
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A .csv, .tsv, .ndjson or .parquet file of rows to predict, or one of them as .gz, or the id of a data set, "
-            "which a job predicts."
-        ),
-    ] = None,
-    instance: Annotated[
-        list[str] | None, typer.Option(help="One row as JSON: '{\"age\": 31}'. May be repeated.")
-    ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Tell what each column adds, the most first.")] = False,
-    top_k: Annotated[int | None, typer.Option(help="Tell so many probabilities, the largest first.", min=1)] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Of two classes, the second from this probability on, else the first.", min=0, max=1),
-    ] = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = None,
-    null: Null = None,
-    header: Header = True,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Of a data set: the .csv, .ndjson or .parquet file for the predictions."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Predict rows of a file, or instances given as JSON; one line of answer per row. Or a whole data set, by a job."""
-    wanted = {"explain": explain or None, "top_k": top_k, "threshold": threshold}
-    options = {name: value for name, value in wanted.items() if value is not None}
-    with server() as client:
-        reading = _reading(delimiter, decimal, null, header=header)
-        if file is not None and is_id(str(file), "ds"):
-            if options or reading:
-                raise ApiError("A job that predicts a data set takes no options but --output.")
-            _predict_dataset(client, model, str(file), output, as_json=as_json)
-            return
-        if output is not None:
-            raise ApiError("--output is for the predictions of a data set, which is named by its id.")
-        if (file is None) == (not instance):
-            raise ApiError("Give a file, or --instance.")
-        if file is not None:
-            if explain or top_k:
-                raise ApiError("--explain and --top-k are for rows given by --instance.")
-            form = FORMATS[".json" if as_json else ".ndjson"]
-            with client.predict_file(model, file, form, reading | options) as answer:
-                _print_answer(answer, as_json=as_json)
-            return
-        predicted = client.predict(model, [_read_instance(text) for text in instance or ()], **options)
-        if as_json:
-            out.print_json(data=predicted)
-            return
-        for warning in predicted["warnings"][:_MOST_NOTES]:
-            err.print(f"note: {warning['pointer']}: {warning['message']}", markup=False)
-        if more := predicted["warnings"][_MOST_NOTES:]:
-            err.print(f"note: {len(more):,} more; --json has them", markup=False)
-        for prediction in predicted["predictions"]:
-            out.print(_as_line(prediction, probabilities=top_k is not None), markup=False)
-
-
-def _as_line(prediction: Mapping[str, Any], *, probabilities: bool) -> str:
-    parts = [str(prediction.get("label", prediction.get("value")))]
-    if probabilities:
-        parts += [f"{name}={probability:.4f}" for name, probability in prediction["probabilities"].items()]
-    if explanation := prediction.get("explanation"):
-        added = sorted(explanation["contributions"].items(), key=lambda column: -abs(column[1]))
-        parts += [f"{name} {contribution:+.4g}" for name, contribution in added]
-    return "  ".join(parts)
-
-
-def _predict_dataset(client: ApiClient, model: str, dataset_id: str, output: Path | None, *, as_json: bool) -> None:
-    """Submits the job, watches it, and fetches what it made if a file for it is named."""
-    if output is not None:
-        check_ending(output)  # before there is anything to lose
-    job_id = client.predict_dataset(model, dataset_id)["id"]
-    if not as_json:
-        out.print(job_id, markup=False)
-    _watch(client, job_id, as_json=as_json)
-    if output is not None:
-        client.download_rows(client.job(job_id)["result_dataset_id"], output)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's id, its name, name@version, name@alias, or a job's id.")],
-    dataset: Annotated[str, typer.Argument(help="The id of a data set with the model's inputs and its target.")],
-    as_json: AsJson = False,
-) -> None:
-    """Tell how good a model is on a stored data set: every metric, and each class or quantile."""
-    with server() as client:
-        answer = client.call("POST", f"/v1/models/{model}/evaluate", json={"dataset_id": dataset})
-        if as_json:
-            out.print_json(data=answer)
-            return
-        for warning in answer["warnings"]:
-            err.print(f"note: {warning}", markup=False)
-        left_out = f", {answer['left_out']:,} without a target left out" if answer["left_out"] else ""
-        out.print(f"{answer['model_id']}: {answer['rows']:,} rows{left_out}", markup=False)
-        for name, value in answer["metrics"].items():
-            out.print(f"{name} {value:.4f}", markup=False)
-        if details := answer["classes"] or answer["quantiles"]:
-            rows = [{name: _rounded(value) for name, value in detail.items()} for detail in details]
-            show(details, rows, tuple(details[0]), as_json=False)
-
-
-def _rounded(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else value
-
-
-def _print_answer(answer: FileAnswer, *, as_json: bool) -> None:
-    """What a file is answered with, as it comes: too many lines for a console that looks at each."""
-    if as_json:
-        sys.stdout.writelines(answer.texts())
-        sys.stdout.write("\n")
-        return
-    sys.stdout.writelines(f"{_as_line(prediction, probabilities=False)}\n" for prediction in answer.objects())
-
-
-def _read_instance(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ApiError(f"--instance is not JSON: {error}") from error
+app.command()(predict)
+app.command()(evaluate)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -21,6 +21,8 @@ models_app = typer.Typer(
 Ref = Annotated[
     str, typer.Argument(metavar="REF", help="A model's id, its name, name@version, name@alias, or a job's id.")
 ]
+_MOST_CLASSES = 20
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the models.")]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="A slug that is no whole number.")]
 
@@ -70,6 +72,7 @@ def show_model(ref: Ref, as_json: AsJson = False) -> None:
             "name": _named(model),
             "aliases": ", ".join(model["aliases"]),
             "task": f"{model['task']} of {portrait.plain(model['output']['name'])}",
+            "classes": _shown(model["output"]["classes"] or ()),
             "parameters": f"{model['parameters']:,}",
             "created": model["created_at"],
             "job": model["job_id"],
@@ -90,6 +93,12 @@ def show_model(ref: Ref, as_json: AsJson = False) -> None:
 
 def _named(model: Mapping[str, Any]) -> str:
     return f"{model['name']}@{model['version']}"
+
+
+def _shown(classes: Sequence[object]) -> str:
+    named = ", ".join(portrait.plain(str(label)) for label in classes[:_MOST_CLASSES])
+    more = len(classes) - _MOST_CLASSES
+    return f"{named} and {more:,} more" if more > 0 else named
 
 
 def _counted(each: Mapping[str, Any]) -> int | None:

@@ -48,6 +48,15 @@ class FileAnswer:
         """The answer in pieces."""
         return self._answer.iter_text()
 
+    def save(self, file: Path) -> None:
+        """Writes the answer to a file; on any error no part of it is left.
+
+        Raises:
+            ApiError: the file cannot be written.
+
+        """
+        _save(self._answer, file)
+
     def objects(self) -> Iterator[dict[str, Any]]:
         """The predictions, of an answer as NDJSON.
 
@@ -122,22 +131,14 @@ class ApiClient:
             ApiError: as for `call`, or the file cannot be written.
 
         """
-        part = file.with_name(f"{file.name}.part")
         try:
             with self._http.stream("GET", path, params=dict(params or {}), headers={"Accept": accept}) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _refusal(answer)
-                with part.open("wb") as sink:
-                    for chunk in answer.iter_bytes():
-                        sink.write(chunk)
-            part.replace(file)
+                _save(answer, file)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
-        except OSError as error:
-            raise ApiError(f"{file}: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def upload(self, file: Path, name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Uploads a file whose name ends in one of `FORMATS`, or in one of them and `.gz`; answers its description.
@@ -192,10 +193,10 @@ class ApiClient:
         """Writes all rows of a data set to a file whose name ends in .csv, .ndjson, .jsonl or .parquet.
 
         Raises:
-            ApiError: the ending is none of these, or as for `download`.
+            ApiError: as for `download`.
 
         """
-        self.download(f"/v1/datasets/{dataset_id}/content", file, accept=FORMATS[check_ending(file)])
+        self.download(f"/v1/datasets/{dataset_id}/content", file, accept=FORMATS[file.suffix.lower()])
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job as it stands."""
@@ -282,20 +283,33 @@ class ApiClient:
         return items
 
 
-def check_ending(file: Path) -> str:
-    """How the name of a file ends that rows are to be written to.
+def check_output(file: Path, endings: Collection[str]) -> str:
+    """How the name of a file ends that is to be written, and whose folder is there.
 
     Raises:
-        ApiError: in no form that rows come in.
+        ApiError: in none of these, or the folder is not there.
 
     """
     ending = file.suffix.lower()
-    if ending not in _WRITTEN:
-        raise ApiError(f"{file}: the name must end in one of {', '.join(_WRITTEN)}")
+    if ending not in endings:
+        raise ApiError(f"{file}: the name must end in one of {', '.join(endings)}")
+    if not file.parent.is_dir():
+        raise ApiError(f"{file}: there is no folder {file.parent}")
     return ending
 
 
-_WRITTEN = (".csv", ".ndjson", ".jsonl", ".parquet")
+def _save(answer: httpx2.Response, file: Path) -> None:
+    """Writes what comes to a file; on any error no part of it is left."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as sink:
+            for chunk in answer.iter_bytes():
+                sink.write(chunk)
+        part.replace(file)
+    except OSError as error:
+        raise ApiError(f"{file}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def name_of(source: str) -> str:

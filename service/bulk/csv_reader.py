@@ -62,7 +62,8 @@ class CsvReader:
                 raise refuse([Fault("row 1", "wrong_length", message)])
             self._places = list(range(len(wanted)))
             return
-        if error := missing_columns(wanted, found):
+        doubtful = len(found) == 1 and len(wanted) > 1
+        if error := missing_columns(wanted, found, "; is the delimiter another one?" if doubtful else ""):
             raise error
         places = {name: place for place, name in enumerate(found)}
         self._places = [places[name] for name in wanted]

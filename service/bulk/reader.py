@@ -38,10 +38,10 @@ class Reader(Protocol):
         """
 
 
-def missing_columns(wanted: Sequence[str], found: Sequence[str]) -> Invalid | None:
-    """The error for a file that lacks columns; what else it has is passed over."""
+def missing_columns(wanted: Sequence[str], found: Sequence[str], doubt: str = "") -> Invalid | None:
+    """The error for a file that lacks columns; what else it has is passed over. `doubt`: what may be the cause."""
     there = set(found)
-    message = f"is missing; the model needs {_listed(wanted)}; the file has {_listed(found)}"
+    message = f"is missing; the model needs {_listed(wanted)}; the file has {_listed(found)}{doubt}"
     faults = [Fault(f"column {_short(name)}", "missing_column", message) for name in wanted if name not in there]
     return refuse(faults) if faults else None
 

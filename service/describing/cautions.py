@@ -45,7 +45,7 @@ def id_caution(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     share = f"with a value of its own in more than {ID_SHARE:.0%} of the rows"
-    return [f"{named(names)} {share} (an id?); nothing general can be learned from it"]
+    return [f"{named(names)} {share} (an id?); nothing general can be learned from it; `features` can leave it out"]
 
 
 def twin_cautions(groups: Sequence[Sequence[str]]) -> list[str]:

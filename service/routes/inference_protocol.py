@@ -24,7 +24,7 @@ from service.inference_protocol.inference import Answer, Inference, Limits
 from service.inference_protocol.metadata import ModelMetadata
 from service.inference_protocol.request import header_length, read_request
 from service.predictor import Found
-from service.routes.shared import Behind, Services, errors, expander
+from service.routes.shared import Behind, Services, errors, expander, open_errors
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 health = APIRouter(prefix="/v2/health", tags=["open inference protocol"])
@@ -66,13 +66,13 @@ class Server(BaseModel):
     extensions: tuple[str, ...] = ("binary_tensor_data", "model_configuration")
 
 
-@health.get("/live", responses=errors())
+@health.get("/live", responses=open_errors())
 async def live() -> Live:
     """Whether this process is alive."""
     return Live()
 
 
-@health.get("/ready", responses=errors())
+@health.get("/ready", responses=open_errors())
 def ready(behind: Behind) -> Ready:
     """Whether Redis answers."""
     if not behind.stores.client.ping():

@@ -15,7 +15,7 @@ from service.inference_protocol.outputs import outputs_of
 from service.invocations.documents import read_document, without_nan
 from service.invocations.tables import read_csv, write_csv
 from service.routes.health import Alive
-from service.routes.shared import Behind, Services, check_encoding, errors
+from service.routes.shared import Behind, Services, check_encoding, errors, open_errors
 
 router = APIRouter(tags=["invocations"])
 health = APIRouter(tags=["invocations"])
@@ -80,7 +80,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@health.get("/ping", responses=errors(404, 409))
+@health.get("/ping", responses=open_errors(404, 409))
 def ping(behind: Behind) -> Alive:
     """Whether this process is alive, and its default model, if it has one, can be predicted with."""
     if behind.settings.default_model is not None:

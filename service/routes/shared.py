@@ -29,6 +29,8 @@ from service.shared_reads import SharedReads
 
 Item = TypeVar("Item")
 _MOST_EVALUATIONS = 2
+_LONGEST_NAME = 100
+"""That an answer repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,9 @@ async def check_query(request: Request) -> None:
     if unknown:
         allowed = f"may be one of: {', '.join(sorted(known))}" if known else "there are none here"
         message = f"there is no such query parameter; {allowed}"
-        raise Invalid("The request has a fault.", [Fault("query", "unknown_parameter", message)])
+        raise Invalid(
+            "The request has a fault.", [Fault(name[:_LONGEST_NAME], "unknown_parameter", message) for name in unknown]
+        )
     lists = {field.alias for field in route.dependant.query_params if _is_list(field.field_info.annotation)}
     names = [name for name, _ in request.query_params.multi_items() if name not in lists]
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
@@ -194,9 +198,14 @@ def expander(request: Request, limit: int) -> Gunzip | None:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: the problems a route answers with, beside those of every route."""
+    """For OpenAPI: the problems a route behind a key answers with, beside those of every such route."""
+    return open_errors(401, *statuses)
+
+
+def open_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same, for a route that asks for no key."""
     problem = {
         "description": "Problem",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    return {**dict.fromkeys(sorted({401, 503, *statuses}), problem), "default": problem}
+    return {**dict.fromkeys(sorted({503, *statuses}), problem), "default": problem}

@@ -60,6 +60,7 @@ def test_a_file_becomes_a_model_that_predicts_and_everything_is_listed(stack: Ru
     assert refused.returncode == 1
     assert "row 1, column x0: expected a number" in refused.stderr
     assert "must end in" in chainrule(stack.url, "predict", "iris", "iris.xlsx").stderr
+    assert_written(stack, iris, lines)
     for verb, column in (("jobs", "succeeded"), ("models", "classification"), ("datasets", "csv")):
         listed = chainrule(stack.url, verb)
         assert listed.returncode == 0
@@ -117,6 +118,22 @@ def test_scripts_get_json_and_an_exit_status(stack: RunningStack, iris: Path, tm
     assert_explained(stack, job["model_id"])
     watched = chainrule(stack.url, "watch", job["id"], "--json")
     assert json.loads(watched.stdout)["id"] == job["id"]
+
+
+def assert_written(stack: RunningStack, file: Path, labels: list[str]) -> None:
+    """Predictions of a file go to another, whole and in the form that its name tells, or not at all."""
+    for ending, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet), (".ndjson", pl.read_ndjson)):
+        answer = file.with_name(f"answer{ending}")
+        done = chainrule(stack.url, "predict", "iris", str(file), "-o", str(answer))
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert read(answer)["label"].to_list() == labels
+    before = {path.name for path in file.parent.iterdir()}
+    elsewhere = file.parent / "nowhere" / "answer.csv"
+    for output, complaint in (("answer.xlsx", "must end in"), (str(elsewhere), "there is no folder")):
+        assert complaint in chainrule(stack.url, "predict", "iris", str(file), "-o", output).stderr
+    wrong = ("predict", "iris", str(file), "--delimiter", ";", "-o", str(file.with_name("other.csv")))
+    assert "is the delimiter another one?" in chainrule(stack.url, *wrong).stderr
+    assert {path.name for path in file.parent.iterdir()} == before
 
 
 def assert_explained(stack: RunningStack, model: str) -> None:
@@ -195,6 +212,9 @@ def test_a_compressed_file_is_uploaded_as_what_it_is(stack: RunningStack, tmp_pa
         (["predict", "nobody", "--instance", "{}"], "There is no such model. (model_not_found)"),
         (["predict", "nobody", "--instance", "{"], "--instance is not JSON"),
         (["predict", "nobody"], "Give a file, or --instance."),
+        (["predict", "nobody", "ds_0"], "ds_0: neither a file nor the id of a data set"),
+        (["predict", "nobody", "rows.csv", "--top-k", "2"], "--output writes all probabilities"),
+        (["predict", "nobody", "--instance", "{}", "-o", "x.csv"], "--output is for"),
         (["jobs", "--label", "team"], "must be `key:value`"),
     ],
 )
@@ -213,6 +233,8 @@ def test_faults_of_a_request_are_told_one_by_one(stack: RunningStack, iris: Path
     assert "/optimizer: must be one of: sgd, momentum, nesterov" in answer.stderr
     assert "/training/epochs: should be greater than or equal to 1" in answer.stderr
     assert "/target: the data set has no column of this name" in answer.stderr
+    kept = stack.client.call("GET", "/v1/datasets", params={"limit": 1})["data"][0]["id"]
+    assert f"{kept} is kept; `chainrule train {kept}` uses it" in answer.stderr
 
 
 def test_a_server_that_is_not_there_is_said_to_be_so() -> None:

@@ -42,6 +42,7 @@ def test_models_are_listed_shown_aliased_compared_exported_imported_and_deleted(
     assert "live" in models().stdout
     shown = models("show", "iris@live").stdout
     assert f"id: {first.id}\nname: iris@1\naliases: live\ntask: classification of species\n" in shown
+    assert "\nclasses: setosa, virginica\n" in shown
     assert "colour  categorical  2" in shown
     assert json.loads(models("show", "iris@live", "--json").stdout)["id"] == first.id
     models("alias", "iris", "live", second.id)

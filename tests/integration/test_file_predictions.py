@@ -263,7 +263,7 @@ def test_csv_is_read_as_the_query_says_and_other_forms_take_no_such_options(api:
         ("header", "unsuitable_option")
     ]
     assert refused(predict(api, mixed, bare, CSV, headers={}, headr="x"), 422, "invalid_request") == [
-        ("query", "unknown_parameter")
+        ("headr", "unknown_parameter")
     ]
 
 

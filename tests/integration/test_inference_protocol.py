@@ -595,7 +595,7 @@ def test_a_body_that_is_none_is_refused(
 
 def test_a_query_parameter_is_refused(api: TestClient) -> None:
     found = refused(api.get("/v2/models/numbers", params={"x": 1}), 422, "invalid_request")
-    assert found == [("query", "unknown_parameter")]
+    assert found == [("x", "unknown_parameter")]
 
 
 def test_what_is_too_large_is_refused(small: TestClient, stores: Stores) -> None:

@@ -288,7 +288,7 @@ def test_a_body_that_is_none_is_refused(by_default: TestClient, stores: Stores) 
     refused(invoke(by_default, b" " * 2049), 413, "too_large")
     refused(by_default.get("/invocations"), 405, "method_not_allowed")
     found = refused(by_default.post("/invocations", params={"ref": "m"}), 422, "invalid_request")
-    assert found == [("query", "unknown_parameter")]
+    assert found == [("ref", "unknown_parameter")]
 
 
 # What clients send, byte by byte

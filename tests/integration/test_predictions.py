@@ -99,7 +99,7 @@ def test_options_of_the_query_are_of_their_type_and_range(api: TestClient, query
     ((pointer, code),) = refused(predict(api, f"?{query}"), 422, "invalid_request")
     assert pointer == query.partition("=")[0]
     assert code in ("wrong_type", "out_of_range")
-    assert refused(predict(api, f"?un{query}"), 422, "invalid_request") == [("query", "unknown_parameter")]
+    assert refused(predict(api, f"?un{query}"), 422, "invalid_request") == [(f"un{pointer}", "unknown_parameter")]
 
 
 def test_options_that_do_not_suit_the_model_are_refused_where_they_were_given(api: TestClient) -> None:

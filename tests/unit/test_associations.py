@@ -193,7 +193,7 @@ def test_a_column_that_gives_the_target_away_is_named_whatever_its_measure(tmp_p
         "2 columns (word, code): what the target is can be told from it in every row; is it known beforehand?",
         "column score: associated with the target almost perfectly; is it known beforehand?",
         "2 columns (id, number): with a value of its own in more than 95% of the rows (an id?); nothing general can be "
-        "learned from it",
+        "learned from it; `features` can leave it out",
     )
     price = frame.with_columns(pl.Series("price", draw.normal(size=50)[code]))
     told = [w for w in measured(tmp_path, price, "price").warnings if "told" in w]

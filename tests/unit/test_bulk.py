@@ -138,6 +138,13 @@ def test_numbers_are_read_alike_however_they_are_written(network: LearnedNetwork
         np.testing.assert_array_equal(taken(reader, [content]), expected)
 
 
+def test_a_file_of_one_column_makes_one_think_of_the_delimiter(network: LearnedNetwork) -> None:
+    for content, asked in ((b"a;b;c\n1;x;\n", True), (b"a,b\n1,x\n", False)):
+        with pytest.raises(Invalid) as error:
+            taken(CsvReader(network, ParseOptions(), LIMITS), [content])
+        assert all(("is the delimiter another one?" in fault.message) == asked for fault in error.value.faults)
+
+
 @pytest.mark.parametrize(
     ("content", "faults"),
     [

@@ -229,7 +229,7 @@ def test_what_is_worth_knowing_is_said_once_with_the_columns_it_is_true_of(tmp_p
         'column key: of text, too many different ones; left out of training, unless {"kind": "categorical"} in columns '
         "takes the most frequent thousand",
         "2 columns (number, key): with a value of its own in more than 95% of the rows (an id?); nothing general can be "
-        "learned from it",
+        "learned from it; `features` can leave it out",
     )
 
 
