@@ -19,6 +19,7 @@ from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
 from service.connections import MOST_AT_ONCE, MOST_CONNECTIONS, Connection, Room
+from service.listener import bind
 from service.redis_server import check_redis
 
 _RETRIES = 3
@@ -99,27 +100,6 @@ def _open(settings: Settings) -> Stores:
             "key (chainrule keys create, with the same CHAINRULE_STATE_DIR or CHAINRULE_REDIS_URL), and start it again."
         )
     return stores
-
-
-def bind(settings: Settings) -> socket.socket:
-    """A listening socket at the address of the settings.
-
-    Raises:
-        CannotStart: the port is taken, or the address is not this machine's.
-
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # The protocol is named so that asyncio turns Nagle's algorithm off: small answers would wait for the caller's next word
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        where = f"{settings.host}:{settings.port}"
-        raise CannotStart(f"Cannot listen on {where}: {error.strerror}. Choose another port with --port.") from error
-    return listener
 
 
 if __name__ == "__main__":

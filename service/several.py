@@ -9,7 +9,7 @@ from functools import partial
 
 from common.processes import ONE_BLAS_THREAD
 from common.settings import read_settings
-from service.__main__ import bind
+from service.listener import bind
 from service.parts import Part, Parts, Say, api_names
 
 _STOP_SECONDS = 15.0

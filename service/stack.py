@@ -24,7 +24,7 @@ from common.settings import STACK_VARIABLE, Settings
 from common.store.client import connect
 from common.store.datasets import DatasetStore
 from common.store.files import open_files
-from service.__main__ import bind
+from service.listener import bind
 from service.parts import Part, Parts, Say, api_names
 from service.redis_server import check_redis, start_redis
 
