@@ -272,9 +272,10 @@ def refuse_infinite(answers: Floats, place: Callable[[int], str]) -> None:
         Invalid: with the first of them (`non_finite_output`).
 
     """
-    finite = np.isfinite(answers).all(axis=1)
+    finite = np.isfinite(answers)
     if not finite.all():
-        fault = Fault(place(int(np.argmin(finite))), "non_finite_output", "the values are too large for this model")
+        first = int(np.argmin(finite.all(axis=1)))
+        fault = Fault(place(first), "non_finite_output", "the values are too large for this model")
         raise Invalid("A prediction is no finite number.", [fault])
 
 

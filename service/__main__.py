@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
 import sys
 from functools import partial
 
+import httpx2
 import uvicorn
 
 from common.errors import CannotStart, ChainruleError, FilesUnavailable
@@ -20,6 +22,7 @@ from service.app import create_app
 from service.changes import Changes
 from service.connections import MOST_AT_ONCE, MOST_CONNECTIONS, Connection, Room
 from service.listener import bind
+from service.quick_lane import QuickLane
 from service.redis_server import check_redis
 
 _RETRIES = 3
@@ -34,10 +37,12 @@ class _Server(uvicorn.Server):
     """Tells whoever started it when it takes requests."""
 
     ready_fd: int | None = None
+    app: QuickLane
     changes: Changes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.changes.start()
+        await _warm_up(self.app)
         await super().startup(sockets)
         if self.ready_fd is not None and self.started:
             os.write(self.ready_fd, b"ready\n")
@@ -75,11 +80,20 @@ def main() -> None:
     )
     server = _Server(config)
     server.ready_fd = arguments.ready_fd
+    server.app = app
     server.changes = app.state.services.changes
     if arguments.fd is None:
         host, port = listener.getsockname()[:2]
         print(f"Chainrule answers at http://{host}:{port}", flush=True)  # noqa: T201
     server.run(sockets=[listener])
+
+
+async def _warm_up(app: QuickLane) -> None:
+    """Has the first request make what all others use: nobody is to wait for it, nor for the collector to look at it."""
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as client:
+        await client.get("/readyz")
+    gc.collect()
+    gc.freeze()
 
 
 def _open(settings: Settings) -> Stores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI, Security
+from fastapi import Depends, Security
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -46,7 +46,7 @@ _KEY = HTTPBearer(auto_error=False, description="An API key; needed when the ope
 """For the description: `check_key` does the work."""
 
 
-def create_app(settings: Settings, stores: Stores) -> FastAPI:
+def create_app(settings: Settings, stores: Stores) -> QuickLane:
     """The API over these stores; `app.state.services.changes` is to be started and stopped with the server."""
     app = FastAPIOffline(
         title="Chainrule",
@@ -80,8 +80,7 @@ def create_app(settings: Settings, stores: Stores) -> FastAPI:
     async def start() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    app.add_middleware(QuickLane, services=app.state.services)
     app.add_middleware(HostCheck, loopback=settings.is_loopback)
     app.add_middleware(SizeLimit, limit=partial(most_bytes, settings))
     app.add_middleware(RequestId)
-    return app
+    return QuickLane(app)

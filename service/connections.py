@@ -9,6 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.corked import Corked
 from service.middleware import MAX_HEADER_BYTES
 
 MOST_CONNECTIONS = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3
@@ -67,13 +68,15 @@ class Connection(HttpToolsProtocol):
     def __init__(self, room: Room, **given: Any) -> None:
         super().__init__(**given)
         self._room = room
-        self._deadline: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._head_by: float | None = None
         self._unused_bytes = 0
         self._is_in_head = self._is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """It has come."""
-        super().connection_made(transport)
+        self._corked = Corked(transport, self.loop)
+        super().connection_made(self._corked)
         self._note()
         self._room.enter()
 
@@ -123,7 +126,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
-        self._await_head(False)
+        if self._timer is not None:
+            self._timer.cancel()
         self._room.leave(self)
 
     def abort(self) -> None:
@@ -141,11 +145,23 @@ class Connection(HttpToolsProtocol):
             self._room.note(self, is_awaited=cycle.more_body, since_now=True)
 
     def _await_head(self, is_awaited: bool) -> None:
-        if not is_awaited and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        elif is_awaited and self._deadline is None:
-            self._deadline = self.loop.call_later(_HEAD_SECONDS, self.abort)
+        if not is_awaited:
+            self._head_by = None
+        elif self._head_by is None:
+            self._head_by = self.loop.time() + _HEAD_SECONDS
+            if self._timer is None:
+                self._timer = self.loop.call_later(_HEAD_SECONDS, self._look_at_head)
+
+    def _look_at_head(self) -> None:
+        """Closes it when a head is late; a timer of its own for every request would cost more than all else here."""
+        self._timer = None
+        if self._head_by is None:
+            return
+        left = self._head_by - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look_at_head)
+        else:
+            self.abort()
 
 
 def _without_upgrade(data: bytes) -> bytes:

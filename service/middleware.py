@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import random
 import re
 import secrets
 import threading
@@ -28,6 +29,21 @@ Limit = Callable[[Scope], int]
 
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _OURS = {b"x-request-id", b"x-content-type-options"}
+_OWN_HOST = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+_ANY_HOST = re.compile(rb"[A-Za-z0-9._~-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+
+
+_random = random.Random(secrets.randbits(256))  # to ask the kernel costs more than all else about an id
+
+
+def new_request_id() -> str:
+    """An id that no other request has; it is no secret."""
+    return f"req_{_random.getrandbits(96):024x}"
+
+
+def marks(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer has."""
+    return [(b"x-request-id", request_id.encode()), _NO_SNIFFING]
 
 
 class RequestId:
@@ -41,12 +57,12 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["request_id"] = request_id = f"req_{secrets.token_hex(12)}"
+        scope["request_id"] = request_id = new_request_id()
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 others = [pair for pair in message.get("headers", ()) if pair[0] not in _OURS]
-                message["headers"] = [*others, (b"x-request-id", request_id.encode()), _NO_SNIFFING]
+                message["headers"] = [*others, *marks(request_id)]
             await send(message)
 
         await self._app(scope, receive, named)
@@ -58,16 +74,13 @@ class HostCheck:
     With `loopback` it must be this machine's own: a web page that rebinds its name to this address sends its name.
     """
 
-    _OWN = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-    _ANY = re.compile(rb"[A-Za-z0-9._~-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
-
     def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
         self._app = app
         self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] == "http" and not self._is_right(scope):
+        if scope["type"] == "http" and not names_host(scope, loopback=self._loopback):
             expected = "localhost or a loopback address" if self._loopback else "a host"
             detail = f"The Host header must be {expected}, once."
             close = {"Connection": "close"}  # nobody who asks for another host has more to ask here
@@ -75,12 +88,19 @@ class HostCheck:
             return
         await self._app(scope, receive, send)
 
-    def _is_right(self, scope: Scope) -> bool:
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if not hosts:
-            return not self._loopback and bool(scope["http_version"] == "1.0")
-        pattern = self._OWN if self._loopback else self._ANY
-        return len(hosts) == 1 and pattern.fullmatch(hosts[0]) is not None
+
+def names_host(scope: Scope, *, loopback: bool) -> bool:
+    """Whether a request names its host once; with `loopback`, this machine."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if not hosts:
+        return not loopback and bool(scope["http_version"] == "1.0")
+    pattern = _OWN_HOST if loopback else _ANY_HOST
+    return len(hosts) == 1 and pattern.fullmatch(hosts[0]) is not None
+
+
+def header_bytes(scope: Scope) -> int:
+    """Of all headers of a request."""
+    return sum([len(name) + len(value) for name, value in scope["headers"]])
 
 
 class BodyTooLong(Exception):
@@ -99,7 +119,7 @@ class SizeLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        if header_bytes(scope) > MAX_HEADER_BYTES:
             detail = f"The headers are larger than the {MAX_HEADER_BYTES} bytes allowed."
             await problem(Request(scope), 431, "headers_too_large", detail)(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""The short way of a small prediction, past FastAPI's routing and dependencies, which cost several times as much as it does.
+"""The short way of a small prediction, past FastAPI and what every request passes, which cost more than it does.
 
 Only what goes well is answered here. All else goes the long way, where it is told what is wrong with it.
 """
@@ -6,12 +6,15 @@ Only what goes well is answered here. All else goes the long way, where it is to
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import ChainruleError
+from service.middleware import MAX_HEADER_BYTES, header_bytes, marks, names_host, new_request_id
 from service.routes.predictions import QUICK_BYTES, find, quick_answer
-from service.routes.shared import Services
+from service.routes.shared import Services, admit
 
 _PATH = re.compile(r"/v1/models/([^/]{1,200})/predict")
 _JSON = b"application/json"
@@ -19,35 +22,51 @@ _PLAIN = {b"content-type": (_JSON,), b"accept": (b"*/*", _JSON), b"content-encod
 """What headers say of a request that is answered here, if they say anything."""
 
 
-class QuickLane:
-    """Answers `POST /v1/models/{ref}/predict` with a small body of JSON, known keys and no query."""
+class _Wanted(NamedTuple):
+    """A prediction: by which model, and for whom."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    reference: str
+    authorization: str | None
+
+
+class QuickLane:
+    """Answers `POST /v1/models/{ref}/predict` with a small body of JSON, known keys and no query.
+
+    Args:
+        app: what answers all else, over the same services.
+
+    """
+
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._services = services
+        self.state = app.state
+        self._services: Services = app.state.services
+        settings = self._services.settings
+        self._loopback = settings.is_loopback
+        self._most_bytes = min(QUICK_BYTES, settings.max_predict_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        reference = self._reference(scope)
-        if reference is None:
+        wanted = self._wanted(scope)
+        if wanted is None or not await self._admits(wanted):
             await self._app(scope, receive, send)
             return
         messages: list[Message] = []
-        body = await _body(receive, messages)
-        answer = None if body is None else await self._answer(reference, body)
+        body = await _body(receive, messages, self._most_bytes)
+        answer = None if body is None else await self._answer(wanted.reference, body)
         if answer is None:
             await self._app(scope, _again(messages, receive), send)
             return
-        headers = [(b"content-length", str(len(answer)).encode()), (b"content-type", _JSON)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        about = [(b"content-length", str(len(answer)).encode()), (b"content-type", _JSON), *marks(new_request_id())]
+        await send({"type": "http.response.start", "status": 200, "headers": about})
         await send({"type": "http.response.body", "body": answer})
 
-    def _reference(self, scope: Scope) -> str | None:
-        """Whose prediction is wanted; None for any other request."""
+    def _wanted(self, scope: Scope) -> _Wanted | None:
+        """Whose prediction is wanted, and by whom; None for any other request."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
             return None
         match = _PATH.fullmatch(scope["path"])
-        if match is None:
+        if match is None or not names_host(scope, loopback=self._loopback) or header_bytes(scope) > MAX_HEADER_BYTES:
             return None
         kind, key = b"", None
         for name, value in scope["headers"]:
@@ -55,19 +74,28 @@ class QuickLane:
                 return None
             if name == b"content-type":
                 kind = value
+            elif name == b"content-length" and not (value.isdigit() and int(value) <= self._most_bytes):
+                return None
             elif name == b"authorization" and key is None:  # of several the first counts, as the long way has it
                 key = value.decode("latin-1")
-        return match[1] if kind and self._services.keys.recalls(key) else None
+        return _Wanted(match[1], key) if kind else None
+
+    async def _admits(self, wanted: _Wanted) -> bool:
+        try:
+            await admit(self._services, wanted.authorization)
+        except ChainruleError:
+            return False
+        return True
 
     async def _answer(self, reference: str, body: bytes) -> bytes | None:
         try:
             found = await find(reference, self._services)
             return quick_answer(found, body, self._services.settings.max_predict_rows)
-        except ChainruleError:
+        except Exception:  # whatever it is, the long way says it
             return None
 
 
-async def _body(receive: Receive, messages: list[Message]) -> bytes | None:
+async def _body(receive: Receive, messages: list[Message], most: int) -> bytes | None:
     """The whole body, if it is small; `messages` are those it came with."""
     body: bytes = b""
     while True:
@@ -76,7 +104,7 @@ async def _body(receive: Receive, messages: list[Message]) -> bytes | None:
         if message["type"] != "http.request":
             return None
         body += bytes(message.get("body", b""))
-        if len(body) > QUICK_BYTES:
+        if len(body) > most:
             return None
         if not message.get("more_body", False):
             return body

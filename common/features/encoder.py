@@ -15,7 +15,7 @@ from common.features.bounds import Bounds, Strangers
 from common.features.categories import CategoryColumn, Embedded, fit_categories
 from common.features.columns import Column, EncoderDocument
 from common.features.feature import Feature
-from common.features.moments import standardize
+from common.features.moments import Standardizer
 from common.features.numbers import Cells, Scaled, fit_number, signed_log
 from common.features.pixels import Pixels
 from common.features.records import RecordReader, refusal
@@ -58,8 +58,10 @@ class FeatureEncoder:
         self._scaled = [column for _, column in scaled]
         self._scaled_cells = _slots([place for place, column in enumerate(columns) if isinstance(column, Scaled)])
         self._slots = _slots([start for start, _ in scaled])
-        self._means = np.array([[column.mean] for column in self._scaled], np.float64)
-        self._scales = np.array([[column.scale] for column in self._scaled], np.float64)
+        self._standardize = Standardizer(
+            np.array([[column.mean] for column in self._scaled], np.float64),
+            np.array([[column.scale] for column in self._scaled], np.float64),
+        )
         self._fills = np.array([[column.filled] for column in self._scaled], np.float64)
         self._logarithms = np.array([place for place, column in enumerate(self._scaled) if column.logarithm], np.intp)
         self._indicators = [(start + 1, place) for place, (start, column) in enumerate(scaled) if column.indicator]
@@ -250,15 +252,18 @@ class FeatureEncoder:
             for column in self._logarithms:
                 block[column] = signed_log(block[column])
         with np.errstate(over="ignore"):
-            block = standardize(block, self._means, self._scales)
-        largest = max(block.max(), -block.min())  # NaN if one is
-        if np.isnan(largest):
+            block = self._standardize(block)
+        if not _fits(block):
             np.copyto(block, self._fills, where=np.isnan(block))
-            largest = max(block.max(), -block.min())
-        if largest > _LARGEST:
+        if not _fits(block):
             return [(int(row), self._scaled[column].name) for row, column in np.argwhere(np.abs(block.T) > _LARGEST)]
         out[:, self._slots] = block.T
         return []
+
+
+def _fits(block: NDArray[np.float64]) -> bool:
+    """Whether float32 can hold it all, and nothing is missing; with a NaN, both ends are NaN."""
+    return bool(block.min() >= -_LARGEST and block.max() <= _LARGEST)
 
 
 def _refuse_missing(column: Column, cells: Cells, first_row: int) -> None:

@@ -43,9 +43,21 @@ def usable_scale(std: float) -> float:
     return std if std > _SMALLEST_SCALE else 1.0
 
 
-def standardize(values: NDArray[Any], mean: _Number, scale: _Number) -> NDArray[np.float64]:
+class Standardizer:
     """(values - mean) / scale as a new array; in halves, as the difference of two floats can overflow."""
-    result: NDArray[np.float64] = np.multiply(values, 0.5, dtype=np.float64)
-    result -= mean * 0.5
-    result /= scale * 0.5
-    return result
+
+    def __init__(self, mean: _Number, scale: _Number) -> None:
+        self._half_mean = mean * 0.5
+        self._half_scale = scale * 0.5
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Of these values, whose shape the mean and the scale can be brought to."""
+        result: NDArray[np.float64] = np.multiply(values, 0.5, dtype=np.float64)
+        result -= self._half_mean
+        result /= self._half_scale
+        return result
+
+
+def standardize(values: NDArray[Any], mean: _Number, scale: _Number) -> NDArray[np.float64]:
+    """The same, where it is wanted once."""
+    return Standardizer(mean, scale)(values)

@@ -219,15 +219,18 @@ class Predictor:
 
         Inputs near the limits of the dtype can give infinities. Raises ValueError for inputs that do not fit.
         """
+        with quiet():
+            return self._outputs(x)
+
+    def _outputs(self, x: Floats) -> Floats:
         _check_inputs(x, self.inputs, self.dtype)
         if len(x) == 1:
             bound = self._for_one_row
             np.copyto(bound.x, x)
         else:
             bound = self.layers.bind(x, Batch(len(x), Room(len(x), self.dtype), self.parameters))
-        with quiet():
-            for operation in bound.forward:
-                operation()
+        for operation in bound.forward:
+            operation()
         return bound.outputs.copy() if len(x) == 1 else bound.outputs
 
     @property
@@ -241,8 +244,8 @@ class Predictor:
 
     def predict(self, x: Floats) -> Floats:
         """What `outputs` says about the target: probabilities of the classes, or the outputs themselves."""
-        outputs = self.outputs(x)
         with quiet():
+            outputs = self._outputs(x)
             self.loss.predict(outputs, outputs)
         return outputs
 

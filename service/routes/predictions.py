@@ -172,5 +172,5 @@ def _wanted(body: bytes) -> PredictionRequest:
 
 def _answer(found: Found, instances: list[object], options: PredictionOptions, in_query: Collection[str]) -> bytes:
     said = found.network.answer(instances, options, in_query)
-    answer = Predictions.model_construct(model_id=found.id, predictions=said.predictions, warnings=said.warnings)
+    answer = Predictions(model_id=found.id, predictions=said.predictions, warnings=said.warnings)
     return answer.__pydantic_serializer__.to_json(answer, exclude_none=True)

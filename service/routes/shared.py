@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -77,9 +78,13 @@ Behind = Annotated[Services, Depends(services)]
 
 async def check_key(request: Request, behind: Behind) -> None:
     """Lets pass whoever has a key, or everyone if there are none."""
-    authorization = request.headers.get("authorization")
+    await admit(behind, request.headers.get("authorization"))
+
+
+async def admit(behind: Services, authorization: str | None) -> None:
+    """The same, for who is no route; all who come with the same key at the same time cause one look into the store."""
     if not behind.keys.recalls(authorization):
-        await run_in_threadpool(behind.keys.check, authorization)
+        await behind.reads.read(("key", authorization), partial(behind.keys.check, authorization))
 
 
 async def check_query(request: Request) -> None:
