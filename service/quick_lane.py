@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import ChainruleError
+from common.settings import Settings
 from service.middleware import MAX_HEADER_BYTES, header_bytes, marks, names_host, new_request_id
 from service.routes.predictions import QUICK_BYTES, find, quick_answer
 from service.routes.shared import Services, admit
@@ -40,20 +41,19 @@ class QuickLane:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self.state = app.state
-        self._services: Services = app.state.services
-        settings = self._services.settings
+        settings: Settings = app.state.services.settings
         self._loopback = settings.is_loopback
         self._most_bytes = min(QUICK_BYTES, settings.max_predict_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        wanted = self._wanted(scope)
-        if wanted is None or not await self._admits(wanted):
+        wanted, behind = self._wanted(scope), self.state.services
+        if wanted is None or not await _admits(behind, wanted):
             await self._app(scope, receive, send)
             return
         messages: list[Message] = []
         body = await _body(receive, messages, self._most_bytes)
-        answer = None if body is None else await self._answer(wanted.reference, body)
+        answer = None if body is None else await _answer(behind, wanted.reference, body)
         if answer is None:
             await self._app(scope, _again(messages, receive), send)
             return
@@ -80,19 +80,20 @@ class QuickLane:
                 key = value.decode("latin-1")
         return _Wanted(match[1], key) if kind else None
 
-    async def _admits(self, wanted: _Wanted) -> bool:
-        try:
-            await admit(self._services, wanted.authorization)
-        except ChainruleError:
-            return False
-        return True
 
-    async def _answer(self, reference: str, body: bytes) -> bytes | None:
-        try:
-            found = await find(reference, self._services)
-            return quick_answer(found, body, self._services.settings.max_predict_rows)
-        except Exception:  # whatever it is, the long way says it
-            return None
+async def _admits(behind: Services, wanted: _Wanted) -> bool:
+    try:
+        await admit(behind, wanted.authorization)
+    except ChainruleError:
+        return False
+    return True
+
+
+async def _answer(behind: Services, reference: str, body: bytes) -> bytes | None:
+    try:
+        return await quick_answer(await find(reference, behind), body, behind)
+    except Exception:  # whatever it is, the long way says it
+        return None
 
 
 async def _body(receive: Receive, messages: list[Message], most: int) -> bytes | None:

@@ -15,6 +15,7 @@ from common.features.columns import Column
 MAX_FAULTS = 100
 _NAMES_SHOWN = 20
 _NUMBERS = {int, float}
+EMPTY = Fault("/instances", "empty", "must hold at least one instance")
 
 
 class RecordReader:
@@ -39,7 +40,7 @@ class RecordReader:
         Raises `Invalid` with every fault, 100 at most, at pointers such as `/instances/3/age`.
         """
         if not instances:
-            raise refusal([Fault("/instances", "empty", "must hold at least one instance")])
+            raise refusal([EMPTY])
         plain = self._plain_numbers(instances)
         if plain is not None:
             return plain

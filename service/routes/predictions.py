@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import TooLarge, UnsupportedMedia
+from common.learned import Answer
 from common.schemas.predictions import Prediction, PredictionOptions, PredictionRequest, PredictionWarning
 from service import problems, strict_json
 from service.predictor import Found
@@ -119,17 +120,19 @@ async def _run(
     return answer() if _is_quick(found, wanted) else await run_in_threadpool(answer)
 
 
-def quick_answer(found: Found, body: bytes, most: int) -> bytes | None:
-    """The answer to a small body; None where it takes time, or there are more than `most` instances.
+async def quick_answer(found: Found, body: bytes, behind: Services) -> bytes | None:
+    """The answer to a small body; None where it takes time, or is not allowed to be so long.
 
     Raises:
         Unreadable, Invalid: the body is not right.
 
     """
     wanted = _wanted(body)
-    if wanted.explain or len(wanted.instances) > most or not _is_quick(found, wanted):
+    if wanted.explain or len(wanted.instances) > behind.settings.max_predict_rows or not _is_quick(found, wanted):
         return None
-    return _answer(found, wanted.instances, wanted, ())
+    if wanted.top_k is not None or wanted.threshold is not None:
+        return _answer(found, wanted.instances, wanted, ())
+    return _written(found, await behind.gathering.answer(found.network, wanted.instances))
 
 
 def _is_quick(found: Found, wanted: PredictionRequest) -> bool:
@@ -171,6 +174,9 @@ def _wanted(body: bytes) -> PredictionRequest:
 
 
 def _answer(found: Found, instances: list[object], options: PredictionOptions, in_query: Collection[str]) -> bytes:
-    said = found.network.answer(instances, options, in_query)
+    return _written(found, found.network.answer(instances, options, in_query))
+
+
+def _written(found: Found, said: Answer) -> bytes:
     answer = Predictions(model_id=found.id, predictions=said.predictions, warnings=said.warnings)
     return answer.__pydantic_serializer__.to_json(answer, exclude_none=True)

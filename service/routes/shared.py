@@ -23,6 +23,7 @@ from service import strict_json
 from service.changes import Changes
 from service.connections import MOST_WATCHERS
 from service.fetching import Fetcher
+from service.gathering import Gathering
 from service.gunzip import Gunzip
 from service.middleware import KeyRing
 from service.predictor import Predictor
@@ -45,6 +46,7 @@ class Services:
     changes: Changes
     fetcher: Fetcher
     reads: SharedReads = field(default_factory=SharedReads)
+    gathering: Gathering = field(default_factory=Gathering)
     evaluations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_EVALUATIONS))
     """Holds what takes long to a few at a time: all else needs threads and processors too."""
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from common.errors import StorageFull
@@ -31,6 +30,7 @@ from service import parser, uploads
 from service.app import create_app
 from service.ingest import Parsed, ParseLimits, ParseOptions
 from service.middleware import KeyRing
+from service.quick_lane import QuickLane
 from service.routes.shared import Services
 from tests.contract import (
     FULL_FORM,
@@ -89,8 +89,8 @@ def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
     return one_app
 
 
-def app_of(api: TestClient) -> FastAPI:
-    assert isinstance(api.app, FastAPI)
+def app_of(api: TestClient) -> QuickLane:
+    assert isinstance(api.app, QuickLane)
     return api.app
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -23,6 +22,7 @@ from common.store.stores import Stores
 from service import parser
 from service.app import create_app
 from service.ingest import DEFAULT_NULLS, Parsed, ParseLimits, ParseOptions
+from service.quick_lane import QuickLane
 from service.routes import file_predictions
 from service.routes.shared import Services
 from tests.contract import publish
@@ -62,7 +62,7 @@ ROW = {
 @pytest.fixture
 def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
     """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, FastAPI)
+    assert isinstance(one_app.app, QuickLane)
     one_app.app.state.services = Services.over(settings, stores)
     return one_app
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from common.errors import StoreUnavailable
@@ -22,6 +21,7 @@ from service.app import create_app
 from service.batches import rows_at_once
 from service.inference_protocol.inference import Inference, Limits
 from service.inference_protocol.request import read_request
+from service.quick_lane import QuickLane
 from service.routes.shared import Services
 from tests.contract import running, save_checkpoint
 from tests.integration.learned_models import KINDS, MIXED, NUMBERS, PLAIN, Kind, network_of, publish_kind
@@ -36,7 +36,7 @@ CITY = Kind([MIXED[5]], KINDS["texts"].target, KINDS["texts"].loss, [])
 @pytest.fixture
 def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
     """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, FastAPI)
+    assert isinstance(one_app.app, QuickLane)
     one_app.app.state.services = Services.over(settings, stores)
     return one_app
 

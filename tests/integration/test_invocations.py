@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as settings_of
@@ -22,6 +21,7 @@ from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
 from service.invocations.documents import FORMS, without_nan
+from service.quick_lane import QuickLane
 from service.routes.shared import Services
 from tests.contract import publish, running
 from tests.integration.learned_models import KINDS, Kind, publish_kind
@@ -34,7 +34,7 @@ TEXTS = KINDS["texts"].rows
 @pytest.fixture
 def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
     """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, FastAPI)
+    assert isinstance(one_app.app, QuickLane)
     one_app.app.state.services = Services.over(settings, stores)
     return one_app
 

@@ -33,8 +33,8 @@ def short(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     assert api.get("/v1/models").status_code == 200  # whoever asks first has the keys looked up
     lengths: list[int] = []
 
-    def counted(*given: Any) -> bytes | None:
-        answer = predictions.quick_answer(*given)
+    async def counted(*given: Any) -> bytes | None:
+        answer = await predictions.quick_answer(*given)
         if answer is not None:
             lengths.append(len(answer))
         return answer
