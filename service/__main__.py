@@ -20,7 +20,7 @@ from common.store.files import open_files
 from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.changes import Changes
-from service.connections import MOST_AT_ONCE, MOST_CONNECTIONS, Connection, Room
+from service.connections import MOST_AT_ONCE, Connection
 from service.listener import bind
 from service.quick_lane import QuickLane
 from service.redis_server import check_redis
@@ -70,7 +70,7 @@ def main() -> None:
         app,
         loop="uvloop",
         ws="none",
-        http=partial(Connection, Room(MOST_CONNECTIONS)),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        http=partial(Connection, app.state.services.room),  # type: ignore[arg-type]  # whatever makes a protocol will do
         backlog=MOST_AT_ONCE,
         log_config=None,
         access_log=False,

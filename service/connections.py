@@ -36,7 +36,12 @@ class Room:
     Args:
         most: how many connections there may be in all.
 
+    Attributes:
+        at_work: requests that have come and are not answered yet.
+
     """
+
+    at_work = 0
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -72,6 +77,7 @@ class Connection(HttpToolsProtocol):
         self._head_by: float | None = None
         self._unused_bytes = 0
         self._is_in_head = self._is_in_body = False
+        self._at_work = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """It has come."""
@@ -106,6 +112,7 @@ class Connection(HttpToolsProtocol):
         if not self.url.startswith(b"/"):  # it is meant for a proxy, which this is not
             raise ConnectionAbortedError
         self._is_in_head, self._is_in_body, self._unused_bytes = False, True, 0
+        self._count(1)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,6 +127,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Its caller has an answer."""
+        self._count(-1)
+        if not self._room.at_work:  # nobody else's answer is about to be written
+            self._corked.flush()
         super().on_response_complete()
         self._note()
 
@@ -128,12 +138,17 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
+        self._count(-self._at_work)
         self._room.leave(self)
 
     def abort(self) -> None:
         """Closes it at once."""
         self._room.note(self, is_awaited=False)
         self.transport.abort()
+
+    def _count(self, requests: int) -> None:
+        self._at_work += requests
+        self._room.at_work += requests
 
     def _note(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request

@@ -30,8 +30,10 @@ class Gathering:
     def __init__(self) -> None:
         self._asked: dict[int, tuple[LearnedNetwork, list[_Asked]]] = {}
 
-    async def answer(self, network: LearnedNetwork, instances: Sequence[object]) -> Answer:
-        """What the network answers; raises what `LearnedNetwork.answer` raises."""
+    async def answer(self, network: LearnedNetwork, instances: Sequence[object], *, alone: bool = False) -> Answer:
+        """What the network answers; raises what `LearnedNetwork.answer` raises. `alone`: there is no other request."""
+        if alone:
+            return network.answer(instances)
         loop = asyncio.get_running_loop()
         asked = _Asked(instances, loop.create_future())
         if not self._asked:

@@ -132,7 +132,8 @@ async def quick_answer(found: Found, body: bytes, behind: Services) -> bytes | N
         return None
     if wanted.top_k is not None or wanted.threshold is not None:
         return _answer(found, wanted.instances, wanted, ())
-    return _written(found, await behind.gathering.answer(found.network, wanted.instances))
+    alone = behind.room.at_work <= 1
+    return _written(found, await behind.gathering.answer(found.network, wanted.instances, alone=alone))
 
 
 def _is_quick(found: Found, wanted: PredictionRequest) -> bool:

@@ -21,7 +21,7 @@ from common.store.page import Page
 from common.store.stores import Stores, open_stores
 from service import strict_json
 from service.changes import Changes
-from service.connections import MOST_WATCHERS
+from service.connections import MOST_CONNECTIONS, MOST_WATCHERS, Room
 from service.fetching import Fetcher
 from service.gathering import Gathering
 from service.gunzip import Gunzip
@@ -47,6 +47,7 @@ class Services:
     fetcher: Fetcher
     reads: SharedReads = field(default_factory=SharedReads)
     gathering: Gathering = field(default_factory=Gathering)
+    room: Room = field(default_factory=lambda: Room(MOST_CONNECTIONS))
     evaluations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_EVALUATIONS))
     """Holds what takes long to a few at a time: all else needs threads and processors too."""
 
