@@ -25,7 +25,9 @@ from common.store.stores import Stores, open_stores
 from service.app import create_app
 from service.client import ApiClient
 from service.redis_server import start_redis
+from service.routes.shared import Services
 from tests.object_store import ObjectStore
+from tests.shared_app import app_of
 
 # The tests that must always pass see the same examples every time; `make full` looks for new ones.
 hypothesis.settings.register_profile("steady", derandomize=True, database=None, deadline=None)
@@ -84,20 +86,20 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
     return Settings(redis_url=redis_url, state_dir=tmp_path)
 
 
-@pytest.fixture
-def api(settings: Settings, stores: Stores) -> Iterator[TestClient]:
-    """The API in this process, over real stores."""
-    with TestClient(create_app(settings, stores), base_url="http://localhost", raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_app(redis_url: str) -> Iterator[TestClient]:
-    """An API that the tests of a module share: its first request costs more than most tests."""
+    """An API that all tests share: its first request costs more than most tests."""
     with closing(connect(redis_url, retries=1)) as client:
         app = create_app(Settings(redis_url=redis_url), open_stores(client, DataFolder(Path("unused"))))
         with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as api:
             yield api
+
+
+@pytest.fixture
+def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
+    """The shared API, over stores of this test's own."""
+    app_of(one_app).state.services = Services.over(settings, stores)
+    return one_app
 
 
 @dataclass

@@ -30,8 +30,6 @@ from service import parser, uploads
 from service.app import create_app
 from service.ingest import Parsed, ParseLimits, ParseOptions
 from service.middleware import KeyRing
-from service.quick_lane import QuickLane
-from service.routes.shared import Services
 from tests.contract import (
     FULL_FORM,
     MIXED,
@@ -44,6 +42,7 @@ from tests.contract import (
     running,
     submit,
 )
+from tests.shared_app import app_of
 
 CSV = b"length,colour,species\n1.5,blue,setosa\n2.5,red,virginica\n,blue,setosa\n"
 UNKNOWN = {"ds": "ds_0000000000000000000000000", "job": "job_0000000000000000000000000"}
@@ -80,18 +79,6 @@ def quick_parser(monkeypatch: pytest.MonkeyPatch) -> None:
         return parser.parse(source, destination, options, limits)
 
     monkeypatch.setattr(uploads, "parse_in_child", parse)
-
-
-@pytest.fixture
-def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
-    """The shared API, over stores of this test's own."""
-    app_of(one_app).state.services = Services.over(settings, stores)
-    return one_app
-
-
-def app_of(api: TestClient) -> QuickLane:
-    assert isinstance(api.app, QuickLane)
-    return api.app
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from common.store.stores import Stores
 from tests.conftest import start_api
 from tests.contract import create, publish
-from tests.integration.test_api import CSV, MARK, api, files_in, quick_parser, refused, request_of, upload
+from tests.integration.test_api import CSV, MARK, files_in, quick_parser, refused, request_of, upload
 
-__all__ = ["api", "quick_parser"]
+__all__ = ["quick_parser"]
 
 JSON = {"Content-Type": "application/json"}
 

@@ -22,9 +22,7 @@ from common.store.stores import Stores
 from service import parser
 from service.app import create_app
 from service.ingest import DEFAULT_NULLS, Parsed, ParseLimits, ParseOptions
-from service.quick_lane import QuickLane
 from service.routes import file_predictions
-from service.routes.shared import Services
 from tests.contract import publish
 from tests.integration.test_api import refused
 from tests.learned import EVERY_FORM, TARGETS, publish_network
@@ -57,14 +55,6 @@ ROW = {
     "shop": 1.0,
     "flag": False,
 }
-
-
-@pytest.fixture
-def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
-    """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, QuickLane)
-    one_app.app.state.services = Services.over(settings, stores)
-    return one_app
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from common.store.stores import Stores
 from service.fetching import Deadlines, Fetcher
 from service.routes.shared import Services
 from tests.integration.sites import Answer, Site, plain, redirect, site
-from tests.integration.test_api import CSV, MARK, api, app_of, files_in, quick_parser, refused, upload
+from tests.integration.test_api import CSV, MARK, files_in, quick_parser, refused, upload
 from tests.object_store import ObjectStore
+from tests.shared_app import app_of
 
-__all__ = ["api", "quick_parser"]
+__all__ = ["quick_parser"]
 
 pytestmark = pytest.mark.usefixtures("quick_parser")
 

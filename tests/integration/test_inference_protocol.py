@@ -21,8 +21,6 @@ from service.app import create_app
 from service.batches import rows_at_once
 from service.inference_protocol.inference import Inference, Limits
 from service.inference_protocol.request import read_request
-from service.quick_lane import QuickLane
-from service.routes.shared import Services
 from tests.contract import running, save_checkpoint
 from tests.integration.learned_models import KINDS, MIXED, NUMBERS, PLAIN, Kind, network_of, publish_kind
 
@@ -31,14 +29,6 @@ MARK = "M4RKER"
 Document = dict[str, Any]
 CITY = Kind([MIXED[5]], KINDS["texts"].target, KINDS["texts"].loss, [])
 """A model of one column, of texts."""
-
-
-@pytest.fixture
-def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
-    """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, QuickLane)
-    one_app.app.state.services = Services.over(settings, stores)
-    return one_app
 
 
 @pytest.fixture

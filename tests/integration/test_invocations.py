@@ -21,22 +21,12 @@ from common.settings import Settings
 from common.store.stores import Stores
 from service.app import create_app
 from service.invocations.documents import FORMS, without_nan
-from service.quick_lane import QuickLane
-from service.routes.shared import Services
 from tests.contract import publish, running
 from tests.integration.learned_models import KINDS, Kind, publish_kind
 
 MARK = "M4RKER"
 NAMES = ["length", "width", "income", "rank"]
 TEXTS = KINDS["texts"].rows
-
-
-@pytest.fixture
-def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
-    """The shared API, over stores of this test's own."""
-    assert isinstance(one_app.app, QuickLane)
-    one_app.app.state.services = Services.over(settings, stores)
-    return one_app
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from service.merge_patch import merged
 from service.routes.shared import Services
 from service.shared_reads import SharedReads
 from tests.contract import a_progress, create, running, save_checkpoint, submit
-from tests.integration.test_api import UNKNOWN, app_of, refused
+from tests.integration.test_api import UNKNOWN, refused
+from tests.shared_app import app_of
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,8 @@ from common.store.models import CHUNK_BYTES
 from common.store.stores import Stores
 from service.app import create_app
 from tests.contract import publish, running
-from tests.integration.test_api import MARK, api, files_in, predict, refused, request_of
+from tests.integration.test_api import MARK, files_in, predict, refused, request_of
 from tests.unit.rich_models import TARGETS, a_rich_model, instances
-
-__all__ = ["api"]
 
 BINARY = {"Content-Type": "application/octet-stream"}
 

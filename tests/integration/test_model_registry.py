@@ -19,9 +19,7 @@ from service.model_differences import ModelComparison
 from service.routes.aliases import Aliases
 from tests.conftest import start_api
 from tests.contract import publish, submit, traces
-from tests.integration.test_api import MARK, UNKNOWN, api, refused
-
-__all__ = ["api"]
+from tests.integration.test_api import MARK, UNKNOWN, refused
 
 GOOD = {"length": 1.5, "colour": "blue"}
 LIVE = "/v1/models/iris/aliases/live"

@@ -7,23 +7,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from common.settings import Settings
 from common.store.stores import Stores
-from service.routes.shared import Services
 from tests.contract import publish
-from tests.integration.test_api import app_of, refused
+from tests.integration.test_api import refused
 
 INSTANCES = [{"length": 4.5, "colour": "red"}, {"length": None, "colour": "green"}]
 FLOWER = {"setosa", "virginica"}
 
 
-@pytest.fixture
-def api(one_app: TestClient, settings: Settings, stores: Stores) -> TestClient:
-    """The shared API, over stores of this test's own, with a model of two classes and one of numbers."""
-    app_of(one_app).state.services = Services.over(settings, stores)
+@pytest.fixture(autouse=True)
+def _models(stores: Stores) -> None:
+    """One of two classes, and one of numbers."""
     publish(stores)
     publish(stores, "price", number=True)
-    return one_app
 
 
 def predict(api: TestClient, query: str = "", model: str = "iris", **body: object) -> Any:

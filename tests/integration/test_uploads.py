@@ -22,9 +22,9 @@ from common.errors import TooLarge
 from common.schemas.datasets import Dataset
 from common.store.stores import Stores
 from service import gunzip, uploads
-from tests.integration.test_api import CSV, api, files_in, quick_parser, refused, small, upload
+from tests.integration.test_api import CSV, files_in, quick_parser, refused, small, upload
 
-__all__ = ["api", "quick_parser", "small"]
+__all__ = ["quick_parser", "small"]
 
 NDJSON = "application/x-ndjson"
 PARQUET = "application/vnd.apache.parquet"
