@@ -149,7 +149,7 @@ def list_datasets(behind: Behind, limit: Limit = 50, cursor: Cursor = None) -> L
 
 
 @router.get("/{dataset_id}", responses=errors(404))
-def show(dataset_id: str, behind: Behind) -> Dataset:
+def show_dataset(dataset_id: str, behind: Behind) -> Dataset:
     """A data set's description."""
     return behind.stores.datasets.get(dataset_id)
 
@@ -257,7 +257,7 @@ def _associate(files: DataFolder, dataset: Dataset, target: Column) -> Associati
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))
-def delete(dataset_id: str, behind: Behind) -> None:
+def delete_dataset(dataset_id: str, behind: Behind) -> None:
     """Deletes a data set that no unended job uses."""
     try:
         behind.stores.datasets.delete(dataset_id)

@@ -232,7 +232,7 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=Job, responses=errors(404, 422))
-async def show(
+async def show_job(
     job_id: str,
     behind: Behind,
     wait: Annotated[
@@ -376,7 +376,7 @@ def rerun(
 
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
-def delete(job_id: str, behind: Behind) -> None:
+def delete_job(job_id: str, behind: Behind) -> None:
     """Deletes an ended job, its history and its checkpoints; its model stays. One whose record is damaged goes in any state."""
     behind.stores.jobs.delete(job_id)
     behind.stores.checkpoints.discard(job_id)

@@ -33,7 +33,7 @@ def list_models(
 
 
 @router.get("/{ref}", responses=errors(404, 409))
-def show(ref: str, behind: Behind) -> Model:
+def show_model(ref: str, behind: Behind) -> Model:
     """A model: its inputs, its output, how good it is and where it came from."""
     return record_of(ref, behind)
 
@@ -69,7 +69,7 @@ def compare(
 
 
 @router.delete("/{ref}", status_code=204, responses=errors(404, 409, 422))
-def delete(ref: str, behind: Behind) -> None:
+def delete_model(ref: str, behind: Behind) -> None:
     """Deletes a model with all its traces, named by its id or `name@3`; its aliases point to nothing then.
 
     A bare name or an alias, which may mean another one by now, is refused.

@@ -1055,6 +1055,7 @@ def test_the_description_has_examples_and_documents_every_problem(api: TestClien
                 }
         assert path == "/healthz" or {"503", "default"} <= set(operation["responses"])
         assert ("401" in operation["responses"]) == ("security" in operation), path
+    assert len({operation["summary"] for operation in operations.values()}) == len(operations)
     submit_body = operations["post", "/v1/jobs"]["requestBody"]["content"]["application/json"]
     assert {"short", "full"} <= set(submit_body["examples"])
     assert {"400", "404", "409", "413", "415", "422", "507"} <= set(operations["post", "/v1/jobs"]["responses"])
