@@ -38,7 +38,7 @@ def predict_dataset(
 
 def _create(ref: str, body: BatchPrediction, key: RequestKey, behind: Services) -> Created:
     """Submits a request in which no fault is found."""
-    model = models.show(ref, behind)
+    model = models.show_model(ref, behind)
     dataset = behind.stores.datasets.get(body.dataset_id)
     faults = [*faults_of_inputs(behind.predictor.network(model.id).encoder, dataset)]
     if faults:
