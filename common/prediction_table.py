@@ -27,7 +27,7 @@ _ROWS: Final = 2048
 """That go through the network at a time: their activations stay near the processor."""
 
 
-def rows_at_once(network: LearnedNetwork) -> int:
+def table_height(network: LearnedNetwork) -> int:
     """How many rows are best given to `predicted_columns`, whose matrix of all of them is to fit into memory."""
     encoder, outputs = network.encoder, len(_names(network))
     return max(1, min(_MOST_ROWS, _CELLS // (len(encoder.columns) + encoder.width + outputs)))

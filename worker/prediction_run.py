@@ -19,7 +19,7 @@ from common.errors import BadData, Conflict, FenceLost, Invalid, StorageFull, la
 from common.features.table import StoredTable
 from common.identifiers import new_id
 from common.learned import LearnedNetwork
-from common.prediction_table import predicted_columns, rows_at_once
+from common.prediction_table import predicted_columns, table_height
 from common.schemas.datasets import Dataset
 from common.schemas.jobs import Job, PredictionJob, PredictionProgress
 from common.store.jobs import Claim
@@ -82,7 +82,7 @@ class PredictionRun(Run):
             self._stores.files.discard_draft(result_id)
 
     def _write(self, network: LearnedNetwork, dataset: Dataset, rows: Path, result_id: str, folder: Path) -> None:
-        jobs, file = self._stores.jobs, PredictionFile(folder, rows_at_once(network))
+        jobs, file = self._stores.jobs, PredictionFile(folder, table_height(network))
         jobs.begin(self._claim, _progress(0, dataset.rows, 0.0))
         with _explained():
             if not self._predict(network, dataset, StoredTable(rows, [c.name for c in dataset.columns]), file):

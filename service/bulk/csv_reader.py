@@ -10,7 +10,7 @@ import polars as pl
 from common.errors import Fault
 from common.features.table import TableColumn
 from common.learned import LearnedNetwork
-from common.prediction_table import rows_at_once
+from common.prediction_table import table_height
 from service.bulk.cells import held_by, read_numbers, read_texts
 from service.bulk.reader import Encoded, missing_columns
 from service.ingest import ParseLimits, ParseOptions
@@ -28,7 +28,7 @@ class CsvReader:
 
     def __init__(self, network: LearnedNetwork, options: ParseOptions, limits: ParseLimits) -> None:
         self._encoder = network.encoder
-        self._rows_at_once = rows_at_once(network)
+        self._table_height = table_height(network)
         self._options = options
         self._stream = CsvStream(options, limits)
         self._cells = CsvCells(options)
@@ -42,8 +42,8 @@ class CsvReader:
         """The rows that end in what has come so far; see `Reader`."""
         for block in self._stream.take(data, at_end=at_end):
             frame, certain = self._read(block)
-            for start in range(0, frame.height, self._rows_at_once):
-                rows = frame.slice(start, self._rows_at_once)
+            for start in range(0, frame.height, self._table_height):
+                rows = frame.slice(start, self._table_height)
                 table = self._table(rows, certain=certain)
                 yield Encoded(self._rows, self._encoder.encode(table, None, self._rows))
                 self._rows += rows.height

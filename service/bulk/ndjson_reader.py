@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 from common.errors import Fault, Invalid, TooLarge, Unreadable
 from common.learned import LearnedNetwork
-from common.prediction_table import rows_at_once
+from common.prediction_table import table_height
 from service import strict_json
 from service.bulk.reader import Encoded
 from service.ingest import ParseLimits
@@ -27,7 +27,7 @@ class NdjsonReader:
         self._names = [column.name for column in network.encoder.columns]
         self._wanted = set(self._names)
         self._limits = limits
-        self._batch = min(BATCH_ROWS, rows_at_once(network))
+        self._batch = min(BATCH_ROWS, table_height(network))
         self._rest = b""
         self._rows = 0
         self._blank = False

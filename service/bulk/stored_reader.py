@@ -13,7 +13,7 @@ from common.features.columns import Column
 from common.features.numbers import NumberColumn
 from common.features.table import Coded, StoredTable, TableColumn
 from common.learned import LearnedNetwork
-from common.prediction_table import rows_at_once
+from common.prediction_table import table_height
 from service.bulk.cells import EXPECTED, held_by, times_of
 from service.bulk.reader import Encoded, missing_columns
 from service.parsing.faults import refuse
@@ -24,7 +24,7 @@ class StoredReader:
 
     def __init__(self, network: LearnedNetwork, path: Path) -> None:
         self._encoder = network.encoder
-        self._rows_at_once = rows_at_once(network)
+        self._table_height = table_height(network)
         self._path = path
 
     def all_rows(self) -> Iterator[Encoded]:
@@ -37,8 +37,8 @@ class StoredReader:
         empty = self._check()
         names = [column.name for column in self._encoder.columns if column.name not in empty]
         table = StoredTable(self._path, names)
-        for start in range(0, table.rows, self._rows_at_once):
-            stop = min(start + self._rows_at_once, table.rows)
+        for start in range(0, table.rows, self._table_height):
+            stop = min(start + self._table_height, table.rows)
             missing: dict[str, TableColumn] = dict.fromkeys(empty, np.full(stop - start, np.nan))
             columns = self._timed(missing | table.read(names, start, stop), start)
             yield Encoded(start, self._encoder.encode(columns, None, start))

@@ -18,7 +18,7 @@ from starlette.routing import Match
 
 from common.errors import Fault, NotAcceptable, TooLarge
 from common.learned import LearnedNetwork
-from common.prediction_table import columns_of_matrix, rows_at_once
+from common.prediction_table import columns_of_matrix, table_height
 from common.schemas.predictions import PredictionOptions, PredictionRequest
 from service import problems, strict_json
 from service.bulk.csv_reader import CsvReader
@@ -245,7 +245,7 @@ async def _instances(incoming: Incoming, network: LearnedNetwork, most: int) -> 
         instances = wanted.instances
         if len(instances) > most:
             raise TooLarge(f"At most {most} instances are predicted at once.")
-        matrix, height = network.encoder.encode_records(instances), rows_at_once(network)
+        matrix, height = network.encoder.encode_records(instances), table_height(network)
         for start in range(0, len(matrix), height):
             yield Encoded(start, matrix[start : start + height])
 

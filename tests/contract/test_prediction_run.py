@@ -49,7 +49,7 @@ AGE = Scaled(name="age", kind="numeric", mean=40.0, scale=12.0)
 @pytest.fixture(autouse=True)
 def _some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_run, "_FIRST_ROWS", 100)
-    monkeypatch.setattr(prediction_run, "rows_at_once", lambda _: 700)
+    monkeypatch.setattr(prediction_run, "table_height", lambda _: 700)
 
 
 def store(stores: Stores, frame: pl.DataFrame, name: str = "people") -> Dataset:
@@ -313,7 +313,7 @@ def run_and_die(url: str, root: Path, claim: Claim, place: str) -> None:
     with closing(connect(url, retries=1)) as client:
         stores = open_stores(client, DataFolder(root))
         run: Any = prediction_run
-        run.rows_at_once = lambda _: 700
+        run.table_height = lambda _: 700
         jobs: Any = stores.jobs
         files: Any = stores.files
         parts: Any = PredictionFile

@@ -14,7 +14,7 @@ from common.features.numbers import Scaled
 from common.features.table import Coded, TableColumn, code_values
 from common.features.target import NumberTarget, Target
 from common.learned import LearnedNetwork
-from common.prediction_table import predicted_columns, rows_at_once
+from common.prediction_table import predicted_columns, table_height
 from common.schemas.losses import Loss, MeanSquaredError
 from tests.learned import EVERY_FORM, TARGETS, network_of
 
@@ -112,5 +112,5 @@ def test_a_value_that_cannot_be_taken_is_told_by_its_row() -> None:
 
 def test_so_many_rows_are_taken_at_once_as_fit_into_some_megabytes() -> None:
     network = network_of(EVERY_FORM, *TARGETS[0])
-    assert 64 << 10 < rows_at_once(network) <= 1 << 18
+    assert 64 << 10 < table_height(network) <= 1 << 18
     assert isinstance(random_rows(10)[0]["city"], Coded)
