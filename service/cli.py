@@ -23,7 +23,7 @@ from service.cli_models import models_app
 from service.cli_predict import evaluate, predict
 from service.cli_reading import Decimal, Delimiter, Header, Null, is_dataset, reading
 from service.cli_watching import watch_job
-from service.client import ApiError, name_of
+from service.client import DOWNLOADS, ApiError, check_output, name_of
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 from service.terminal import AsJson, Most, err, explained, headline, out, server, show
@@ -37,7 +37,9 @@ keys_app = typer.Typer(
     help="API keys of the stack that runs here, or of the Redis that CHAINRULE_REDIS_URL names.", no_args_is_help=True
 )
 app.add_typer(keys_app, name="keys")
-datasets_app = typer.Typer(help="List data sets, newest first; `add` adds one, `show` describes one.")
+datasets_app = typer.Typer(
+    help="List data sets, newest first; `add`, `show`, `download` and `delete` are for one of them."
+)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(models_app, name="models")
 
@@ -237,10 +239,17 @@ def jobs(
                 **job,
                 "epoch": (job["progress"] or {}).get("epoch"),
                 "metrics": headline(job["metrics"]),
+                **(_as_prediction(job) if job["kind"] == "prediction" else {}),
             }
             for job in found
         ]
         show(found, rows, columns, as_json=as_json)
+
+
+def _as_prediction(job: dict[str, Any]) -> dict[str, Any]:
+    """What a list shows of a job that predicts, below the heads of what one that learns has."""
+    result = job["result_dataset_id"]
+    return {"metrics": result and f"predictions: {result}", "model_id": job["request"]["model_id"]}
 
 
 @datasets_app.callback(invoke_without_command=True)
@@ -298,6 +307,24 @@ def add_dataset(
             out.print_json(data=dataset)
         else:
             _tell_dataset(dataset)
+
+
+@datasets_app.command("delete")
+def delete_dataset(dataset_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Delete a data set that no job uses."""
+    with server() as client:
+        client.call("DELETE", f"/v1/datasets/{dataset_id}")
+
+
+@datasets_app.command("download")
+def download_dataset(
+    dataset_id: Annotated[str, typer.Argument(metavar="ID")],
+    file: Annotated[Path, typer.Argument(help="The .csv, .ndjson or .parquet file for its rows.")],
+) -> None:
+    """Write all rows of a data set to a file."""
+    with server() as client:
+        check_output(file, DOWNLOADS)
+        client.download_rows(dataset_id, file)
 
 
 def _steer(job_id: str, verb: str, meanwhile: Mapping[str, str], *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from service import portrait
-from service.client import ApiClient, ApiError
+from service.client import ApiClient, ApiError, check_output
 from service.terminal import AsJson, Most, err, headline, out, server, show
 
 models_app = typer.Typer(
@@ -22,6 +22,7 @@ Ref = Annotated[
     str, typer.Argument(metavar="REF", help="A model's id, its name, name@version, name@alias, or a job's id.")
 ]
 _MOST_CLASSES = 20
+_MODEL_FILES = (".safetensors", ".onnx")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the models.")]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="A slug that is no whole number.")]
@@ -218,18 +219,23 @@ def _written(value: Any) -> str:
 def export(
     ref: Ref,
     file_format: Annotated[
-        Literal["safetensors", "onnx"], typer.Option("--format", help="The format of the file.")
-    ] = "safetensors",
+        Literal["safetensors", "onnx"] | None,
+        typer.Option("--format", help="The format of the file; default: what its name ends in, else safetensors."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to; default: NAME-VERSION.FORMAT, here.")
     ] = None,
 ) -> None:
     """Write a model to a file that other tools read, and `import` if it is of safetensors."""
     with server() as client:
+        if file is not None:  # whose name says what is in it
+            ending = check_output(file, [f".{file_format}"] if file_format else _MODEL_FILES)
+            file_format = "onnx" if ending == ".onnx" else "safetensors"
+        file_format = file_format or "safetensors"
         model = client.call("GET", _path(ref))
         file = file or Path(f"{model['name']}-{model['version']}.{file_format}")
         client.download(_path(model["id"], "export"), file, {"format": file_format})
-        err.print(f"{file}: {_named(model)}, {file.stat().st_size:,} bytes", markup=False)
+        err.print(f"{file}: {_named(model)} as {file_format}, {file.stat().st_size:,} bytes", markup=False)
 
 
 @models_app.command("import")

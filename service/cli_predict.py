@@ -12,12 +12,11 @@ import typer
 
 from service.cli_reading import Decimal, Delimiter, Header, Null, is_dataset, reading
 from service.cli_watching import watch_job
-from service.client import FORMATS, ApiClient, ApiError, check_output
+from service.client import DOWNLOADS, FORMATS, ApiClient, ApiError, check_output
 from service.terminal import AsJson, err, out, server, show
 
 Model = Annotated[str, typer.Argument(help="A model's id, its name, name@version, name@alias, or a job's id.")]
 _MOST_NOTES = 20
-_DOWNLOADS = (".csv", ".ndjson", ".jsonl", ".parquet")
 
 
 def predict(
@@ -58,7 +57,7 @@ def predict(
     how = reading(delimiter, decimal, null, header=header)
     with server() as client:
         if (file is None) == (not instance):
-            raise ApiError("Give a file, or --instance.")
+            raise ApiError("Give either a file or --instance.")
         if file is None:
             _predict_instances(client, model, instance or [], options, output, as_json=as_json)
         elif is_dataset(str(file)):
@@ -102,7 +101,7 @@ def _read_instance(text: str) -> Any:
 def _predict_dataset(client: ApiClient, model: str, dataset_id: str, output: Path | None, *, as_json: bool) -> None:
     """Submits the job, watches it, and fetches what it made if a file for it is named."""
     if output is not None:
-        check_output(output, _DOWNLOADS)  # before there is anything to lose
+        check_output(output, DOWNLOADS)  # before there is anything to lose
     job_id = client.predict_dataset(model, dataset_id)["id"]
     if not as_json:
         out.print(job_id, markup=False)
@@ -126,10 +125,13 @@ def _predict_file(
         raise ApiError("--explain and --top-k are for rows given by --instance; --output writes all probabilities.")
     if as_json and output is not None:
         raise ApiError("Give --json, or an --output whose name ends in .json.")
+    if output is not None and output.exists() and output.samefile(file):
+        raise ApiError(f"{output}: the predictions would replace the rows")
     form = ".json" if as_json else ".ndjson" if output is None else check_output(output, FORMATS)
     with client.predict_file(model, file, FORMATS[form], {**how, **options}) as answer:
         if output is not None:
             answer.save(output)
+            err.print(f"{output}: predicted by {answer.model_id}", markup=False)
         elif as_json:
             sys.stdout.writelines(answer.texts())
             sys.stdout.write("\n")
@@ -154,6 +156,8 @@ def evaluate(
 ) -> None:
     """Tell how good a model is on a stored data set: every metric, and each class or quantile."""
     with server() as client:
+        if not is_dataset(dataset):
+            raise ApiError(f"{dataset}: no id of a data set; `datasets` lists them, `datasets add` uploads a file")
         answer = client.call("POST", f"/v1/models/{model}/evaluate", json={"dataset_id": dataset})
         if as_json:
             out.print_json(data=answer)

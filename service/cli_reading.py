@@ -10,7 +10,7 @@ import typer
 from common.identifiers import is_id
 from service.client import ApiError
 
-Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells.")]
+Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells; `tab` is one.")]
 Decimal = Annotated[str | None, typer.Option(help="CSV: the decimal mark, . or ,")]
 Null = Annotated[
     list[str] | None, typer.Option(help="CSV: what stands for a missing value; may be given several times.")
@@ -20,6 +20,7 @@ Header = Annotated[bool, typer.Option("--header/--no-header", help="CSV: whether
 
 def reading(delimiter: str | None, decimal: str | None, null: list[str] | None, *, header: bool) -> dict[str, object]:
     """The options that were given, as they stand in a query."""
+    delimiter = "\t" if delimiter in ("tab", "\\t") else delimiter
     given = {"delimiter": delimiter, "decimal": decimal, "null": null or None, "header": None if header else False}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -34,5 +35,7 @@ def is_dataset(source: str) -> bool:
     if is_id(source, "ds"):
         return True
     if source.startswith("ds_") and not Path(source).exists():
-        raise ApiError(f"{source}: neither a file nor the id of a data set, which is ds_ and 26 digits and capitals")
+        raise ApiError(
+            f"{source}: neither a file nor the id of a data set, which is ds_ and 25 small letters and digits"
+        )
     return False

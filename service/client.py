@@ -25,6 +25,8 @@ FORMATS = {
     ".jsonl": "application/x-ndjson",
     ".json": "application/json",
 }
+DOWNLOADS = (".csv", ".ndjson", ".jsonl", ".parquet")
+"""How names of files end that rows of a data set are written to."""
 _WAIT_SECONDS = 25
 """For a change, in one request."""
 _RETRY_SECONDS = 0.5
@@ -43,6 +45,11 @@ class FileAnswer:
 
     def __init__(self, answer: httpx2.Response) -> None:
         self._answer = answer
+
+    @property
+    def model_id(self) -> str:
+        """Of the model that predicted."""
+        return str(self._answer.headers["X-Model-Id"])
 
     def texts(self) -> Iterator[str]:
         """The answer in pieces."""
@@ -262,7 +269,8 @@ class ApiClient:
                 yield FileAnswer(answer)
         except httpx2.RemoteProtocolError as error:
             raise Unreachable(
-                "The answer broke off: a row behind those that were answered is wrong, or the API ended."
+                "The answer broke off: a row behind those that were answered is wrong, or the API ended. "
+                "Without --output it is told which."
             ) from error
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error

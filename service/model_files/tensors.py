@@ -58,7 +58,7 @@ def read_header(path: Path, size: int) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
-            raise Unfit(Fault("", "unreadable", "is no file in the safetensors format"))
+            raise Unfit(Fault("", "unreadable", "is no file in the safetensors format, which is what can be imported"))
         if length > MAX_HEADER:
             raise Unfit(Fault("", "header_too_large", f"the header is longer than the {MAX_HEADER} bytes allowed"))
         header = read_json(file.read(length), "")

@@ -79,7 +79,8 @@ def name_faults(names: Sequence[str]) -> list[Fault]:
         elif len(name) > MAX_NAME:
             faults.append(Fault(where, "invalid_name", f"a name of more than {MAX_NAME:,} characters"))
         elif any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\u200d" for c in name):
-            faults.append(Fault(where, "invalid_name", "a name with control characters or direction overrides"))
+            doubt = "; is the delimiter a tab?" if "\t" in name else ""
+            faults.append(Fault(where, "invalid_name", f"a name with control characters or direction overrides{doubt}"))
         elif name in seen:
             faults.append(Fault(where, "duplicate_name", "an earlier column has the same name"))
         seen.add(name)

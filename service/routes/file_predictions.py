@@ -170,8 +170,8 @@ async def _predicted(
                     if sum(map(len, head)) > _HEAD:
                         yield b"".join(head)
                         head = None
-                if head:
-                    yield b"".join(head)
+                if head and (piece := b"".join(head)):  # else the writer holds all back until it is known to be right
+                    yield piece
                     head = None
         rest = writer.end()
         while (piece := await _at_work(next, rest, None)) is not None:

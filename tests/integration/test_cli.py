@@ -100,6 +100,12 @@ def test_a_data_set_is_added_from_a_file_or_by_a_uri_that_the_server_may_fetch(
         assert refused.returncode == 1
         assert "source_not_allowed" in refused.stderr
         assert "other" in chainrule(url, "datasets").stdout
+        back = iris.with_name("back.csv")
+        assert chainrule(url, "datasets", "download", sent["id"], str(back)).returncode == 0
+        assert pl.read_csv(back).equals(pl.read_csv(iris))
+        assert "must end in" in chainrule(url, "datasets", "download", sent["id"], "back.txt").stderr
+        assert chainrule(url, "datasets", "delete", sent["id"]).returncode == 0
+        assert sent["id"] not in chainrule(url, "datasets").stdout
         api.terminate()
 
 
@@ -127,7 +133,9 @@ def assert_written(stack: RunningStack, file: Path, labels: list[str]) -> None:
         done = chainrule(stack.url, "predict", "iris", str(file), "-o", str(answer))
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         assert read(answer)["label"].to_list() == labels
+        assert "predicted by mdl_" in done.stderr
     before = {path.name for path in file.parent.iterdir()}
+    assert "would replace the rows" in chainrule(stack.url, "predict", "iris", str(file), "-o", str(file)).stderr
     elsewhere = file.parent / "nowhere" / "answer.csv"
     for output, complaint in (("answer.xlsx", "must end in"), (str(elsewhere), "there is no folder")):
         assert complaint in chainrule(stack.url, "predict", "iris", str(file), "-o", output).stderr
@@ -211,7 +219,8 @@ def test_a_compressed_file_is_uploaded_as_what_it_is(stack: RunningStack, tmp_pa
         (["watch", "job_0"], "There is no such job. (job_not_found)"),
         (["predict", "nobody", "--instance", "{}"], "There is no such model. (model_not_found)"),
         (["predict", "nobody", "--instance", "{"], "--instance is not JSON"),
-        (["predict", "nobody"], "Give a file, or --instance."),
+        (["predict", "nobody"], "Give either a file or --instance."),
+        (["evaluate", "nobody", "iris"], "iris: no id of a data set"),
         (["predict", "nobody", "ds_0"], "ds_0: neither a file nor the id of a data set"),
         (["predict", "nobody", "rows.csv", "--top-k", "2"], "--output writes all probabilities"),
         (["predict", "nobody", "--instance", "{}", "-o", "x.csv"], "--output is for"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -62,7 +63,12 @@ def test_models_are_listed_shown_aliased_compared_exported_imported_and_deleted(
     assert json.loads(models("compare", "iris@1", "iris", "--json").stdout)["second"]["id"] == second.id
 
     file = tmp_path / "model.safetensors"
-    assert "iris@1" in models("export", "iris@1", "-o", str(file)).stderr
+    assert "iris@1 as safetensors" in models("export", "iris@1", "-o", str(file)).stderr
+    graph = tmp_path / "graph.onnx"
+    assert "iris@1 as onnx" in models("export", "iris@1", "-o", str(graph)).stderr
+    assert onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"]).get_inputs()
+    for wrong in (("-o", "model.onx"), ("-o", str(graph), "--format", "safetensors")):
+        assert "the name must end in" in models("export", "iris@1", *wrong, status=1).stderr
     twin = json.loads(models("import", str(file), "--name", "twin", "--json").stdout)
     assert twin["lineage"]["imported"]["model_id"] == first.id
     assert models("import", str(file)).stdout.endswith(": iris@3\n")
@@ -77,9 +83,10 @@ def test_models_are_listed_shown_aliased_compared_exported_imported_and_deleted(
 
 def test_what_cannot_be_exported_or_imported_is_told(models: Run, stores: Stores, tmp_path: Path) -> None:
     publish(stores)
-    file = tmp_path / "file"
+    file = tmp_path / "file.safetensors"
     assert "no such model. Its name has no such version" in models("export", "iris@9", "-o", str(file), status=1).stderr
-    assert "No such file" in models("export", "iris", "-o", str(tmp_path / "no" / "file"), status=1).stderr
+    elsewhere = tmp_path / "no" / "file.onnx"
+    assert "there is no folder" in models("export", "iris", "-o", str(elsewhere), status=1).stderr
     assert "No such file" in models("import", str(file), status=1).stderr
     file.write_bytes(b"x" * 100)
     refused = models("import", str(file), status=1).stderr

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2
+import polars as pl
 import psutil
 import pytest
 
@@ -179,6 +180,20 @@ def test_a_fault_far_behind_ends_the_answer_before_its_end(server: Server, store
         faults = [(fault["pointer"], fault["code"]) for fault in problem["errors"]]
         assert faults == [(f"row {blocks * rows + 1}, column x", "wrong_type")]
     assert 0 < len(lines) <= blocks * rows + 1
+
+
+def test_an_answer_in_parquet_tells_of_a_fault_however_far_behind(server: Server, stores: Stores) -> None:
+    model = publish_network(stores, ONE, *TARGETS[0])
+    headers = {"Content-Type": CSV, "Accept": "application/vnd.apache.parquet"}
+    url = f"{server.url}/v1/models/{model.id}/predict"
+    for body, status in ((b"x\n" + BLOCK * 2 + b"old\n", 422), (b"x\n" + BLOCK * 2, 200)):
+        answer = httpx2.post(url, content=body, headers=headers, timeout=60)
+        assert answer.status_code == status
+        if status == 422:
+            assert [fault["pointer"] for fault in answer.json()["errors"]] == [f"row {2 * ROWS + 1}, column x"]
+        else:
+            assert pl.read_parquet(answer.content).height == 2 * ROWS
+    assert list(server.uploads.iterdir()) == []
 
 
 def test_a_fault_near_the_beginning_is_told_before_the_answer_begins(server: Server, stores: Stores) -> None:
