@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, help="write a line here once requests are taken")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # addresses that are fetched may hold secrets
     try:
         settings = read_settings()
         stores = _open(settings)

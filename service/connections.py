@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import resource
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -77,7 +78,8 @@ class Connection(HttpToolsProtocol):
         self._head_by: float | None = None
         self._unused_bytes = 0
         self._is_in_head = self._is_in_body = False
-        self._at_work = 0
+        self._cycles: deque[RequestResponseCycle] = deque()
+        """Requests that are not answered yet: the first one is at work, the others wait behind it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """It has come."""
@@ -112,8 +114,9 @@ class Connection(HttpToolsProtocol):
         if not self.url.startswith(b"/"):  # it is meant for a proxy, which this is not
             raise ConnectionAbortedError
         self._is_in_head, self._is_in_body, self._unused_bytes = False, True, 0
-        self._count(1)
         super().on_headers_complete()
+        self._cycles.append(self.cycle)
+        self._room.at_work += 1
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -127,7 +130,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Its caller has an answer."""
-        self._count(-1)
+        self._cycles.popleft()
+        self._room.at_work -= 1
         if not self._room.at_work:  # nobody else's answer is about to be written
             self._corked.flush()
         super().on_response_complete()
@@ -135,20 +139,20 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # which tells the newest request alone
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._room.at_work -= len(self._cycles)
+        self._cycles.clear()
         if self._timer is not None:
             self._timer.cancel()
-        self._count(-self._at_work)
         self._room.leave(self)
 
     def abort(self) -> None:
         """Closes it at once."""
         self._room.note(self, is_awaited=False)
         self.transport.abort()
-
-    def _count(self, requests: int) -> None:
-        self._at_work += requests
-        self._room.at_work += requests
 
     def _note(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request

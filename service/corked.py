@@ -28,7 +28,9 @@ class Corked(asyncio.Transport):
         self._bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Writes it at the end of this turn, or as soon as much waits."""
+        """Writes it at the end of this turn, or as soon as much waits; drops it where nobody is there any more."""
+        if self._transport.is_closing():
+            return
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append(data)
@@ -38,10 +40,10 @@ class Corked(asyncio.Transport):
 
     def flush(self) -> None:
         """Writes what waits."""
-        if self._waiting:
+        if self._waiting and not self._transport.is_closing():
             self._transport.write(b"".join(self._waiting))
-            self._waiting.clear()
-            self._bytes = 0
+        self._waiting.clear()
+        self._bytes = 0
 
     def close(self) -> None:
         """Closes it when all is written."""

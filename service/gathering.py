@@ -47,7 +47,7 @@ class Gathering:
             rows, first = 0, 0
             for place, one in enumerate(several):
                 rows += len(one.instances)
-                if rows > _MOST_ROWS:
+                if rows > _MOST_ROWS and place > first:
                     _tell(network, several[first:place])
                     rows, first = len(one.instances), place
             _tell(network, several[first:])
@@ -61,7 +61,7 @@ def _tell(network: LearnedNetwork, several: Sequence[_Asked]) -> None:
         if len(several) > 1:
             for one in several:
                 _tell(network, [one])
-        elif several and not several[0].answer.done():
+        elif not several[0].answer.done():
             several[0].answer.set_exception(error)
         return
     for one, answer in zip(several, answers, strict=True):

@@ -107,6 +107,11 @@ class BodyTooLong(Exception):
     """More bytes came than are allowed."""
 
 
+def is_more_than(declared: bytes, limit: int) -> bool:
+    """Whether a Content-Length is larger; no number is not."""
+    return declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit)
+
+
 class SizeLimit:
     """Answers 413 and closes the connection when a body is, or says it is, longer than its path allows; 431 for headers."""
 
@@ -125,7 +130,7 @@ class SizeLimit:
             return
         limit, received, answered = self._limit(scope), 0, False
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
+        if is_more_than(declared, limit):
             await _refuse(limit, scope, receive, send)
             return
 

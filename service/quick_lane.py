@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import ChainruleError
 from common.settings import Settings
-from service.middleware import MAX_HEADER_BYTES, header_bytes, marks, names_host, new_request_id
+from service.middleware import MAX_HEADER_BYTES, header_bytes, is_more_than, marks, names_host, new_request_id
 from service.routes.predictions import QUICK_BYTES, find, quick_answer
 from service.routes.shared import Services, admit
 
@@ -74,7 +74,7 @@ class QuickLane:
                 return None
             if name == b"content-type":
                 kind = value
-            elif name == b"content-length" and not (value.isdigit() and int(value) <= self._most_bytes):
+            elif name == b"content-length" and is_more_than(value, self._most_bytes):
                 return None
             elif name == b"authorization" and key is None:  # of several the first counts, as the long way has it
                 key = value.decode("latin-1")

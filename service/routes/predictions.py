@@ -125,11 +125,13 @@ async def quick_answer(found: Found, body: bytes, behind: Services) -> bytes | N
 
     Raises:
         Unreadable, Invalid: the body is not right.
+        TooLarge: its answer would be.
 
     """
     wanted = _wanted(body)
     if wanted.explain or len(wanted.instances) > behind.settings.max_predict_rows or not _is_quick(found, wanted):
         return None
+    _check_numbers(found, wanted, behind.settings.max_tensor_bytes)
     if wanted.top_k is not None or wanted.threshold is not None:
         return _answer(found, wanted.instances, wanted, ())
     alone = behind.room.at_work <= 1

@@ -77,6 +77,9 @@ def test_what_is_not_plain_goes_the_long_way(api: TestClient, stores: Stores, sh
     refused(api.post(path, content=body), 415, "unsupported_media_type")
     refused(api.post(path, content=body, headers={**JSON, "Content-Encoding": "gzip"}), 415, "unsupported_media_type")
     refused(api.post("/v1/models/nobody/predict", json={"instances": [GOOD]}), 404, "model_not_found")
+    for zeros in (20, 5000):
+        length = "0" * zeros + str(len(body))
+        refused(api.post(path, content=body, headers={**JSON, "Content-Length": length}), 413, "too_large")
     refused(api.post(path, json={"instances": [GOOD], "top_k": 0}), 422, "invalid_request")
     assert api.post(path, json={"instances": [GOOD], "explain": True}).json()["predictions"][0]["explanation"]
     as_csv = api.post(path, content=body, headers={**JSON, "Accept": "text/csv"})
@@ -104,6 +107,9 @@ def test_an_answer_that_would_be_huge_is_refused_and_comes_as_a_file(settings: S
     with TestClient(create_app(limited, stores), base_url="http://localhost") as api:
         for count, status in ((131, 200), (132, 413), (10_000, 413)):
             assert api.post(path, json={"instances": [[1]] * count}).status_code == status
+        few = settings.model_copy(update={"max_tensor_bytes": 1024})
+        with TestClient(create_app(few, stores), base_url="http://localhost") as strict:
+            refused(strict.post(path, json={"instances": [[1]]}), 413, "too_large")  # small enough for the short way
         rows = {"instances": [[1]] * 10_000}
         answer = api.post(path, json=rows, headers={"Accept": "application/vnd.apache.parquet"})
         assert pl.read_parquet(answer.content).shape == (10_000, 1001)

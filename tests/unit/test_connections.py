@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +31,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/thread":
+        await asyncio.to_thread(time.sleep, 0.005)
     pieces = PIECES if scope["path"] == "/long" else [b"short"]
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     for piece in pieces:
@@ -90,3 +95,18 @@ def test_what_is_at_work_is_counted_until_it_is_answered_or_its_caller_is_gone(s
             answers += piece
         assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"short") == 4
         assert served.room.at_work == 0
+
+
+@pytest.mark.parametrize(
+    "behind", [b"GET / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab", b"GE"]
+)
+def test_who_vanishes_with_a_request_behind_one_that_is_at_work_leaves_nothing(served: Served, behind: bytes) -> None:
+    for ending in (struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)) * 30:  # reset, or closed
+        with served.connect() as leaves:
+            leaves.sendall(b"GET /thread HTTP/1.1\r\n\r\n" + behind)
+            leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ending)
+    with served.connect() as stays:  # comes after them all
+        stays.sendall(b"GET /thread HTTP/1.1\r\nConnection: close\r\n\r\n")
+        while stays.recv(1 << 16):
+            pass
+    eventually(lambda: served.room.at_work == served.room._count == len(served.room._awaited) == 0)
