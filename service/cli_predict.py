@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.identifiers import is_id
 from service.cli_reading import Decimal, Delimiter, Header, Null, is_dataset, reading
 from service.cli_watching import watch_job
 from service.client import DOWNLOADS, FORMATS, ApiClient, ApiError, check_output
@@ -156,7 +157,7 @@ def evaluate(
 ) -> None:
     """Tell how good a model is on a stored data set: every metric, and each class or quantile."""
     with server() as client:
-        if not is_dataset(dataset):
+        if not is_id(dataset, "ds"):
             raise ApiError(f"{dataset}: no id of a data set; `datasets` lists them, `datasets add` uploads a file")
         answer = client.call("POST", f"/v1/models/{model}/evaluate", json={"dataset_id": dataset})
         if as_json:

@@ -229,9 +229,10 @@ def test_the_command_tells_the_metrics_and_what_they_are_made_of(
     told = chainrule(stack.url, "evaluate", price_job["model_id"], upload(stack, prices(100, 3)))
     assert "coverage 0." in told.stdout
     assert "note: mape leaves out" in told.stderr
-    refused = chainrule(stack.url, "evaluate", fruit_job["model_id"], "ds_nothing")
-    assert refused.returncode == 1
-    assert "dataset_not_found" in refused.stderr
+    for wrong, complaint in (("ds_" + "0" * 25, "dataset_not_found"), ("ds_nothing", "no id of a data set")):
+        refused = chainrule(stack.url, "evaluate", fruit_job["model_id"], wrong)
+        assert refused.returncode == 1
+        assert complaint in refused.stderr
 
 
 def test_what_a_data_set_lacks_is_named_all_at_once(stack: RunningStack, fruit_job: Job, price_job: Job) -> None:

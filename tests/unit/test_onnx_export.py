@@ -336,10 +336,11 @@ def test_no_rows_are_no_trouble() -> None:
 def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     program = page.partition("```python\n")[2].partition("```")[0]
-    network = network_of(encoder_of(MIXED, *(feature(name, MIXED[name]) for name in ("age", "member", "city"))))
+    rows: Raw = {"size": [1.5, 9.0, None, 4.0], "color": ["red", "green", "red", None]}
+    network = network_of(encoder_of(rows, *(feature(name, rows[name]) for name in rows)))
     (tmp_path / "model.onnx").write_bytes(write_onnx(network, record_of(network)))
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    expected = network.predict([[41, True, "Oslo"], [None, False, None]])
+    expected = network.predict([[7.5, "red"], [None, None]])
     assert all(str(one.label) in done.stdout for one in expected)
 
 
