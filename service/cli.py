@@ -23,7 +23,7 @@ from service.cli_models import models_app
 from service.cli_predict import evaluate, predict
 from service.cli_reading import Decimal, Delimiter, Header, Null, is_dataset, reading
 from service.cli_watching import watch_job
-from service.client import DOWNLOADS, ApiError, check_output, name_of
+from service.client import DOWNLOADS, ApiClient, ApiError, check_output, name_of
 from service.several import serve_by_several
 from service.stack import Stack, running_redis_url
 from service.terminal import AsJson, Most, err, explained, headline, out, server, show
@@ -157,33 +157,42 @@ def train(
     """Upload a file, train a network on it, watch it, and name its model."""
     with server() as client:
         body, how = _read_request(request), reading(delimiter, decimal, null, header=header)
-        if is_dataset(file):
-            if how:
-                raise ApiError("Options for CSV have no effect on a data set: it has been read already.")
-            body |= {"dataset_id": file, "target": target, **({"name": name} if name else {})}
-        else:
-            name = name or name_of(file)
-            dataset = client.add(file, name, how)
-            if not as_json:
-                _tell_dataset(dataset)
-            body |= {"dataset_id": dataset["id"], "target": target, "name": name}
+        body |= {"target": target, **_source(client, file, name, how, as_json=as_json)}
         cluster = {"workers": workers, "servers": servers, "synchrony": synchrony}
         if given := {name: value for name, value in cluster.items() if value is not None}:
             body["cluster"] = {**body.get("cluster", {}), **given}
         if epochs is not None:
             body["training"] = {**body.get("training", {}), "epochs": epochs}
-        try:
-            job = client.submit(body)
-        except ApiError:
-            err.print(
-                f"note: {body['dataset_id']} is kept; `chainrule train {body['dataset_id']}` uses it", markup=False
-            )
-            raise
+        job = _submit(client, body)
         if not as_json:
             out.print(f"{job['id']}: {job['task']} of {target}", markup=False)
             for warning in job["warnings"]:
                 err.print(f"note: {warning}", markup=False)
         watch_job(client, job["id"], as_json=as_json)
+
+
+def _source(
+    client: ApiClient, file: str, name: str | None, how: Mapping[str, object], *, as_json: bool
+) -> dict[str, str]:
+    """The data set of a training request, which is added if it is not there yet, and the name."""
+    if is_dataset(file):
+        if how:
+            raise ApiError("Options for CSV have no effect on a data set: it has been read already.")
+        return {"dataset_id": file, **({"name": name} if name else {})}
+    name = name or name_of(file)
+    dataset = client.add(file, name, how)
+    if not as_json:
+        _tell_dataset(dataset)
+    return {"dataset_id": dataset["id"], "name": name}
+
+
+def _submit(client: ApiClient, body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return client.submit(body)
+    except ApiError:
+        dataset_id = body["dataset_id"]
+        err.print(f"note: {dataset_id} is kept; `chainrule train {dataset_id}` uses it", markup=False)
+        raise
 
 
 def _tell_dataset(dataset: dict[str, Any]) -> None:

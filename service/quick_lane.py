@@ -5,6 +5,7 @@ Only what goes well is answered here. All else goes the long way, where it is to
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from common.settings import Settings
 from service.middleware import MAX_HEADER_BYTES, header_bytes, is_more_than, marks, names_host, new_request_id
 from service.routes.predictions import QUICK_BYTES, find, quick_answer
 from service.routes.shared import Services, admit
+
+log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/v1/models/([^/]{1,200})/predict")
 _JSON = b"application/json"
@@ -92,7 +95,10 @@ async def _admits(behind: Services, wanted: _Wanted) -> bool:
 async def _answer(behind: Services, reference: str, body: bytes) -> bytes | None:
     try:
         return await quick_answer(await find(reference, behind), body, behind)
-    except Exception:  # whatever it is, the long way says it
+    except ChainruleError:
+        return None
+    except Exception:
+        log.exception("the short way failed")  # whatever it is, the long way says it
         return None
 
 

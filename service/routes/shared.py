@@ -14,12 +14,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from common.errors import Fault, Invalid, Unreadable, UnsupportedMedia
+from common.errors import Fault, Unreadable, UnsupportedMedia
 from common.settings import Settings
 from common.store.client import impatient
 from common.store.page import Page
 from common.store.stores import Stores, open_stores
-from service import strict_json
+from service import problems, strict_json
 from service.changes import Changes
 from service.connections import MOST_CONNECTIONS, MOST_WATCHERS, Room
 from service.fetching import Fetcher
@@ -105,14 +105,11 @@ async def check_query(request: Request) -> None:
     if unknown:
         allowed = f"may be one of: {', '.join(sorted(known))}" if known else "there are none here"
         message = f"there is no such query parameter; {allowed}"
-        raise Invalid(
-            "The request has a fault.", [Fault(name[:_LONGEST_NAME], "unknown_parameter", message) for name in unknown]
-        )
+        raise problems.invalid([Fault(name[:_LONGEST_NAME], "unknown_parameter", message) for name in unknown])
     lists = {field.alias for field in route.dependant.query_params if _is_list(field.field_info.annotation)}
     names = [name for name, _ in request.query_params.multi_items() if name not in lists]
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-        faults = [Fault(name, "repeated_parameter", "can be given once only") for name in repeated]
-        raise Invalid("The request has a fault.", faults)
+        raise problems.invalid([Fault(name, "repeated_parameter", "can be given once only") for name in repeated])
 
 
 def _is_list(annotation: object) -> bool:
