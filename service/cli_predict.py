@@ -126,7 +126,7 @@ def _predict_file(
         raise ApiError("--explain and --top-k are for rows given by --instance; --output writes all probabilities.")
     if as_json and output is not None:
         raise ApiError("Give --json, or an --output whose name ends in .json.")
-    if output is not None and output.exists() and output.samefile(file):
+    if output is not None and output.exists() and file.exists() and output.samefile(file):
         raise ApiError(f"{output}: the predictions would replace the rows")
     form = ".json" if as_json else ".ndjson" if output is None else check_output(output, FORMATS)
     with client.predict_file(model, file, FORMATS[form], {**how, **options}) as answer:

@@ -270,7 +270,7 @@ class ApiClient:
         except httpx2.RemoteProtocolError as error:
             raise Unreachable(
                 "The answer broke off: a row behind those that were answered is wrong, or the API ended. "
-                "Without --output it is told which."
+                "An answer as NDJSON tells which row."
             ) from error
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error

@@ -136,6 +136,9 @@ def assert_written(stack: RunningStack, file: Path, labels: list[str]) -> None:
         assert "predicted by mdl_" in done.stderr
     before = {path.name for path in file.parent.iterdir()}
     assert "would replace the rows" in chainrule(stack.url, "predict", "iris", str(file), "-o", str(file)).stderr
+    absent = chainrule(stack.url, "predict", "iris", str(file.with_name("absent.csv")), "-o", str(file))
+    assert absent.stderr.endswith("absent.csv: No such file or directory\n")
+    assert "Traceback" not in absent.stderr
     elsewhere = file.parent / "nowhere" / "answer.csv"
     for output, complaint in (("answer.xlsx", "must end in"), (str(elsewhere), "there is no folder")):
         assert complaint in chainrule(stack.url, "predict", "iris", str(file), "-o", output).stderr
